@@ -1,0 +1,26 @@
+"""How much memory the KV cache gets and how it is cut into blocks."""
+
+from cyclopts import Parameter
+from pydantic import Field
+
+from configs.base import Settings
+
+
+@Parameter(name="*")
+class CacheSettings(Settings):
+    """The paged KV cache of one engine."""
+
+    block_size: int = Field(default=16, ge=1, le=1024)
+    """Tokens in a block. Small blocks waste fewer slots in a request's last block, large ones make shorter tables."""
+
+    kv_cache_memory_bytes: int | None = Field(default=None, ge=1)
+    """Bytes of the KV pool. Unset: the share `gpu_memory_utilization` of what is free after the weights are loaded."""
+
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of the free device memory that the KV pool may take on a GPU where `kv_cache_memory_bytes` is unset."""
+
+    cpu_memory_utilization: float = Field(default=0.25, gt=0, le=1)
+    """The same on a CPU, where other programs share the memory: a smaller share, capped at 4 GiB."""
+
+    enable_prefix_cache: bool = True
+    """Reuse the KV blocks of an earlier request that begins with the same tokens."""

@@ -1,0 +1,38 @@
+"""Where the server listens, and what a client may ask of it."""
+
+from cyclopts import Parameter
+from pydantic import Field, SecretStr
+
+from configs.base import Settings
+
+
+@Parameter(name="*")
+class HTTPSettings(Settings):
+    """The HTTP front."""
+
+    host: str = "127.0.0.1"
+    """Address to bind. Another one than loopback needs `api_key`, or `insecure`."""
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to bind; 0 takes a free one (the log names it)."""
+
+    api_key: SecretStr | None = None
+    """Key that clients send as `Authorization: Bearer KEY`. Unset: no key is asked for."""
+
+    insecure: bool = False
+    """Allow a bind address beyond loopback without an `api_key`: everybody who reaches it can use it."""
+
+    max_body_bytes: int = Field(default=2_000_000, ge=1)
+    """Largest request body; a larger one is refused (HTTP 413)."""
+
+    max_num_prompts: int = Field(default=1024, ge=1)
+    """Prompts in one completions request."""
+
+    max_num_choices: int = Field(default=128, ge=1)
+    """Largest `n`."""
+
+    keep_alive_interval_s: float = Field(default=15.0, gt=0)
+    """Seconds without a token after which a stream gets a comment line, so that proxies keep it open."""
+
+    drain_timeout_s: float = Field(default=30.0, ge=0)
+    """Seconds that running requests get to finish after SIGTERM."""

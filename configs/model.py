@@ -1,0 +1,31 @@
+"""Which weights an engine loads, and as what."""
+
+from typing import Literal
+
+from cyclopts import Parameter
+from pydantic import Field
+
+from configs.base import Settings
+
+DType = Literal["auto", "bfloat16", "float16", "float32", "float64"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@Parameter(name="*")
+class ModelSettings(Settings):
+    """How one model is loaded and run."""
+
+    dtype: DType = "auto"
+    """Number format of weights, activations and KV cache. auto: what the checkpoint was saved in."""
+
+    device: Device = "auto"
+    """Where the model runs. auto: the GPU where PyTorch sees one, else the CPU."""
+
+    max_model_len: int | None = Field(default=None, ge=1)
+    """Longest context (prompt and output) in tokens. Unset: what the model's config states."""
+
+    attention_backend: Literal["auto", "reference"] = "auto"
+    """Attention implementation. auto: the first one in the registry that has no objection to this model and device."""
+
+    num_threads: int | None = Field(default=None, ge=1)
+    """CPU threads for tensor operations. Unset: PyTorch's own choice, one a core."""

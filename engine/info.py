@@ -1,0 +1,83 @@
+"""What an engine tells about itself: once when it is ready, and as a snapshot after its steps. Plain data, no torch."""
+
+import msgspec
+
+from kvcache.geometry import KVGeometry
+
+
+class MemoryLedger(msgspec.Struct, frozen=True):
+    """Where the device's bytes are. `unaccounted` is what the named parts do not explain."""
+
+    weights_bytes: int
+    kv_cache_bytes: int
+    workspace_bytes: int
+    """Peak of the activations and scratch tensors of one step."""
+    framework_bytes: int
+    """What the process held before the model was loaded: interpreter, PyTorch, its libraries."""
+    free_bytes: int
+    total_bytes: int
+    """The device's memory, other programs' share included."""
+    other_bytes: int = 0
+    """Held by other programs."""
+
+    @property
+    def unaccounted_bytes(self) -> int:
+        """Total - (weights + KV cache + workspace + framework + free + other)."""
+        return self.total_bytes - (
+            self.weights_bytes
+            + self.kv_cache_bytes
+            + self.workspace_bytes
+            + self.framework_bytes
+            + self.free_bytes
+            + self.other_bytes
+        )
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """The fixed facts of a loaded engine."""
+
+    architecture: str
+    dtype: str
+    device: str
+    attention_backend: str
+    attention_objections: dict[str, list[str]]
+    """Every backend that was passed over, with all its reasons."""
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: list[int]
+    geometry: KVGeometry
+    num_blocks: int
+    ledger: MemoryLedger
+    startup_s: dict[str, float]
+    """Phase -> seconds; the phases sum to the time from process start to ready."""
+
+
+class Histogram(msgspec.Struct):
+    """Observations since the last snapshot, to be added to a Prometheus histogram by the server."""
+
+    step_seconds: list[float] = []
+    step_tokens: list[int] = []
+    queue_seconds: list[float] = []
+
+
+class EngineStats(msgspec.Struct):
+    """A snapshot of a running engine. Counters count from the engine's start."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_waiting_tokens: int = 0
+    num_free_blocks: int = 0
+    """Blocks that hold nothing."""
+    num_used_blocks: int = 0
+    """Blocks that a request refers to."""
+    num_cached_blocks: int = 0
+    """Blocks that only the prefix cache holds: evictable."""
+    num_filled_slots: int = 0
+    """Slots of used blocks that hold a token."""
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    preemptions: int = 0
+    kv_read_bytes: int = 0
+    """KV bytes that attention had to read: each step, each request, its seq_len tokens once per KV head."""
+    observations: Histogram = msgspec.field(default_factory=Histogram)

@@ -1,0 +1,193 @@
+"""The plain data that travels through the engine and, as msgpack, between processes.
+
+The three counts of a request in one step (fixed here once, used everywhere):
+
+    |<------------------- seq_len --------------------->|
+    |<- context_len ->|<---------- query_len ---------->|
+      KV valid before    computed in this step
+
+`num_computed_tokens` and `num_scheduled_tokens` are the scheduler's names of context_len and query_len.
+"""
+
+import enum
+import math
+
+import msgspec
+
+MAX_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
+
+
+class FinishReason(enum.StrEnum):
+    """Why a request ended. Every accepted request ends in exactly one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class RequestStatus(enum.StrEnum):
+    """Where a request is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How output tokens are chosen. Out-of-range values raise ValueError when the object is made."""
+
+    max_tokens: int = 16
+    """Output tokens at most; 0 computes the prompt only (for its logprobs)."""
+    min_tokens: int = 0
+    """End-of-sequence and stop tokens are masked until this many tokens are out."""
+    temperature: float = 1.0
+    """0 is greedy: always the most probable token."""
+    top_p: float = 1.0
+    """Smallest set of most probable tokens whose probabilities sum to at least this."""
+    top_k: int = 0
+    """Only the k most probable tokens; 0 (or -1): all."""
+    min_p: float = 0.0
+    """Only tokens at least this times as probable as the most probable one."""
+    seed: int | None = None
+    """The same seed gives the same tokens, whatever else is in the batch. None: the engine draws one."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens seen in prompt or output (Keskar et al. 2019, 4.1)."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of every token that is in the output."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit once for each time it is in the output."""
+    logit_bias: dict[int, float] = {}
+    """Token id -> number added to its logit."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the output. The text layer above the engine matches them; the engine gets ids only."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Token ids that end the output, beside the model's own end-of-sequence tokens."""
+    ignore_eos: bool = False
+    """Go on past the model's end-of-sequence tokens."""
+    logprobs: int | None = None
+    """For each output token its log-probability and those of this many most probable tokens."""
+    prompt_logprobs: int | None = None
+    """The same for each prompt token but the first."""
+
+    def __post_init__(self) -> None:
+        for name, problem in _out_of_range(self):
+            raise ValueError(f"{name} {problem}, got {getattr(self, name)!r}")
+
+
+def _out_of_range(params: SamplingParams) -> list[tuple[str, str]]:
+    """All fields of `params` that are out of range, each with what it must be."""
+    finite = [params.temperature, params.repetition_penalty, params.presence_penalty, params.frequency_penalty]
+    checks = [
+        ("max_tokens", params.max_tokens >= 0, "must be at least 0"),
+        ("min_tokens", 0 <= params.min_tokens <= params.max_tokens, f"must be 0 to max_tokens ({params.max_tokens})"),
+        ("temperature", params.temperature >= 0 and math.isfinite(finite[0]), "must be a number of at least 0"),
+        ("top_p", 0 < params.top_p <= 1, "must be more than 0 and at most 1"),
+        ("top_k", params.top_k >= -1, "must be at least 1, or 0 for no limit"),
+        ("min_p", 0 <= params.min_p <= 1, "must be 0 to 1"),
+        ("seed", params.seed is None or -(2**63) <= params.seed < 2**63, "must fit in 64 bits"),
+        ("repetition_penalty", params.repetition_penalty > 0 and math.isfinite(finite[1]), "must be more than 0"),
+        ("presence_penalty", -2 <= params.presence_penalty <= 2, "must be -2 to 2"),
+        ("frequency_penalty", -2 <= params.frequency_penalty <= 2, "must be -2 to 2"),
+        ("logit_bias", all(-100 <= v <= 100 for v in params.logit_bias.values()), "must hold values from -100 to 100"),
+        ("stop", len(params.stop) <= MAX_STOP_STRINGS, f"must hold at most {MAX_STOP_STRINGS} strings"),
+        ("stop", all(params.stop), "must hold no empty string"),
+        ("logprobs", params.logprobs is None or 0 <= params.logprobs <= MAX_LOGPROBS, f"must be 0 to {MAX_LOGPROBS}"),
+        (
+            "prompt_logprobs",
+            params.prompt_logprobs is None or 0 <= params.prompt_logprobs <= MAX_LOGPROBS,
+            f"must be 0 to {MAX_LOGPROBS}",
+        ),
+    ]
+    return [(name, problem) for name, holds, problem in checks if not holds]
+
+
+class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One prompt on its way to its output. The last group of fields is the engine's; a client leaves it alone."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling_params: SamplingParams
+    priority: int = 0
+    """Lower runs earlier; equal priorities run in order of arrival."""
+    arrival_time_s: float = 0.0
+    """time.time() at which the server took it."""
+
+    status: RequestStatus = RequestStatus.WAITING
+    output_token_ids: list[int] = []
+    num_computed_tokens: int = 0
+    """Tokens whose KV is valid."""
+    num_cached_tokens: int = 0
+    """Of those, found in the prefix cache when the request was first scheduled."""
+    num_preemptions: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output tokens so far."""
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    def token_ids(self, start: int, stop: int) -> list[int]:
+        """Token ids at positions [start, stop) of prompt followed by output."""
+        num_prompt = len(self.prompt_token_ids)
+        if stop <= num_prompt:
+            return self.prompt_token_ids[start:stop]
+        output = self.output_token_ids[max(0, start - num_prompt) : stop - num_prompt]
+        return self.prompt_token_ids[start:num_prompt] + output if start < num_prompt else output
+
+
+class ScheduledRequest(msgspec.Struct, frozen=True):
+    """One request's part in a step."""
+
+    request: Request
+    num_computed_tokens: int
+    num_scheduled_tokens: int
+    block_table: list[int]
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens with valid KV after this step."""
+        return self.num_computed_tokens + self.num_scheduled_tokens
+
+    @property
+    def samples(self) -> bool:
+        """True where this step ends with the newest token, so that the next one is sampled."""
+        return self.seq_len == self.request.num_tokens
+
+
+class ScheduledBatch(msgspec.Struct, frozen=True):
+    """What one step computes."""
+
+    scheduled: list[ScheduledRequest]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in this step, over all requests."""
+        return sum(item.num_scheduled_tokens for item in self.scheduled)
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Log-probabilities at one position, from the model's own distribution (before temperature and penalties)."""
+
+    token_id: int
+    logprob: float
+    top_token_ids: list[int] = []
+    top_logprobs: list[float] = []
+
+
+class TokenDelta(msgspec.Struct, omit_defaults=True):
+    """What one step adds to one request; the last one carries the finish reason."""
+
+    request_id: str
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprobs] = []
+    """One per token id, where asked for."""
+    prompt_logprobs: list[TokenLogprobs] = []
+    """Prompt positions 1, 2, … as they are computed (chunk by chunk), where asked for."""
+    num_cached_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    """The stop token that ended it (it is the last of `token_ids`)."""
+    error: str | None = None
+    """With FinishReason.ERROR: what went wrong, fit for a client's eyes."""
