@@ -25,7 +25,11 @@ class AttentionType(enum.StrEnum):
 
 
 class LayerGeometry(msgspec.Struct, frozen=True):
-    """The heads of one attention layer."""
+    """The heads of one attention layer.
+
+    Raises:
+        ValueError: a number is less than 1, or the query heads cannot be divided among the KV heads.
+    """
 
     num_q_heads: int
     num_kv_heads: int
@@ -33,7 +37,10 @@ class LayerGeometry(msgspec.Struct, frozen=True):
     v_head_dim: int
 
     def __post_init__(self) -> None:
-        if self.num_kv_heads < 1 or self.num_q_heads % self.num_kv_heads:
+        for name in ("num_q_heads", "num_kv_heads", "k_head_dim", "v_head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_q_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_q_heads must be a multiple of num_kv_heads, got {self.num_q_heads} and {self.num_kv_heads}"
             )
@@ -58,11 +65,21 @@ class KVGeometry(msgspec.Struct, frozen=True):
         layers: one entry per attention layer; layers may differ.
         dtype_bytes: bytes of one cached number (2 for bfloat16).
         block_size: tokens in a block.
+
+    Raises:
+        ValueError: no layers, or a size of less than 1.
     """
 
     layers: tuple[LayerGeometry, ...]
     dtype_bytes: int
     block_size: int
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("layers must name at least one attention layer, got none")
+        for name in ("dtype_bytes", "block_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def attention_type(self) -> AttentionType:
@@ -95,6 +112,21 @@ class KVGeometry(msgspec.Struct, frozen=True):
     def num_requests_in(self, memory_bytes: int, num_tokens: int) -> int:
         """Requests of `num_tokens` tokens each that fit in `memory_bytes` at the same time."""
         return self.num_blocks_in(memory_bytes) // max(1, self.num_blocks(num_tokens))
+
+    def longest_context_in(self, memory_bytes: int) -> int:
+        """Tokens of the longest single request that fits in `memory_bytes`: whole blocks only."""
+        return self.num_blocks_in(memory_bytes) * self.block_size
+
+    def objection(self, num_tokens: int, memory_bytes: int) -> str | None:
+        """Why one request of `num_tokens` tokens does not fit in `memory_bytes`, or None where it does."""
+        needed_bytes = self.bytes_per_request(num_tokens)
+        if needed_bytes <= memory_bytes:
+            return None
+        return (
+            f"{num_tokens:,} tokens need {needed_bytes:,} bytes of KV cache ({self.bytes_per_token:,} a token, in blocks "
+            f"of {self.block_size}), available are {max(0, memory_bytes):,}; "
+            f"the longest context that fits is {self.longest_context_in(memory_bytes):,} tokens"
+        )
 
     def with_num_kv_heads(self, num_kv_heads: int) -> Self:
         """The same model with another number of KV heads in every layer.

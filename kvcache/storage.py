@@ -1,0 +1,66 @@
+"""The tensors behind the blocks. Their measured bytes are geometry's, to the byte."""
+
+import torch
+
+from kvcache.geometry import KVGeometry, LayerGeometry
+
+
+class KVStorage:
+    """Keys and values of every block of every layer.
+
+    A layer whose keys and values are equally wide is one tensor [2, num_blocks, block_size, num_kv_heads, head_dim];
+    otherwise keys and values are a tensor each.
+
+    The memory is zeroed, which does two things. Slots that no token was written to are read by kernels that take whole
+    blocks and mask afterwards, and 0 * NaN is NaN: whatever lay in that memory could get into an output. And the
+    operating system hands out a page when it is written to: a pool that does not fit fails now, not under load.
+
+    Args:
+        geometry: heads and block size.
+        num_blocks: blocks in every layer.
+        dtype: of the numbers kept; as wide as the geometry says.
+        device: where they are.
+
+    Raises:
+        ValueError: `dtype` is not as wide as the geometry says, or `num_blocks` is less than 1.
+    """
+
+    def __init__(self, geometry: KVGeometry, num_blocks: int, dtype: torch.dtype, device: torch.device) -> None:
+        if dtype.itemsize != geometry.dtype_bytes:
+            raise ValueError(f"dtype must take {geometry.dtype_bytes} bytes, got {dtype} of {dtype.itemsize}")
+        if num_blocks < 1:
+            raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
+        self.num_blocks = num_blocks
+        shape = (num_blocks, geometry.block_size)
+        self._layers = [_allocate_layer(layer, shape, dtype, device) for layer in geometry.layers]
+
+    def k(self, layer_idx: int) -> torch.Tensor:
+        """Keys of one layer: a contiguous view [num_blocks, block_size, num_kv_heads, k_head_dim]."""
+        return self._layers[layer_idx][0]
+
+    def v(self, layer_idx: int) -> torch.Tensor:
+        """Values of one layer: a contiguous view [num_blocks, block_size, num_kv_heads, v_head_dim]."""
+        return self._layers[layer_idx][1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory behind the tensors, as PyTorch reports it."""
+        tensors = (
+            tensor for layer in self._layers for tensor in ([layer] if isinstance(layer, torch.Tensor) else layer)
+        )
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def _allocate_layer(
+    layer: LayerGeometry, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Either way [0] are the keys and [1] the values."""
+    heads = (*shape, layer.num_kv_heads)
+    if layer.k_head_dim == layer.v_head_dim:
+        return _zeroed((2, *heads, layer.k_head_dim), dtype, device)
+    return _zeroed((*heads, layer.k_head_dim), dtype, device), _zeroed((*heads, layer.v_head_dim), dtype, device)
+
+
+def _zeroed(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    # Not torch.zeros, which is free to ask the system for untouched zero pages: zero_() writes to every one.
+    return torch.empty(shape, dtype=dtype, device=device).zero_()
