@@ -4,17 +4,19 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from configs.base import Settings
+from configs.groups import CACHE
+from configs.sizes import Bytes
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=CACHE)
 class CacheSettings(Settings):
     """The paged KV cache of one engine."""
 
     block_size: int = Field(default=16, ge=1, le=1024)
     """Tokens in a block. Small blocks waste fewer slots in a request's last block, large ones make shorter tables."""
 
-    kv_cache_memory_bytes: int | None = Field(default=None, ge=1)
-    """Bytes of the KV pool. Unset: the share `gpu_memory_utilization` of what is free after the weights are loaded."""
+    kv_cache_memory_bytes: Bytes | None = Field(default=None, ge=1)
+    """Size of the KV pool, e.g. 512MiB. Unset: the share `gpu_memory_utilization` of what is free after the weights are loaded."""
 
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of the free device memory that the KV pool may take on a GPU where `kv_cache_memory_bytes` is unset."""

@@ -1,12 +1,17 @@
 """Where the server listens, and what a client may ask of it."""
 
+import ipaddress
+from typing import Self
+
 from cyclopts import Parameter
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from configs.base import Settings
+from configs.groups import HTTP
+from configs.sizes import Bytes
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=HTTP)
 class HTTPSettings(Settings):
     """The HTTP front."""
 
@@ -22,7 +27,7 @@ class HTTPSettings(Settings):
     insecure: bool = False
     """Allow a bind address beyond loopback without an `api_key`: everybody who reaches it can use it."""
 
-    max_body_bytes: int = Field(default=2_000_000, ge=1)
+    max_body_bytes: Bytes = Field(default=2_000_000, ge=1)
     """Largest request body; a larger one is refused (HTTP 413)."""
 
     max_num_prompts: int = Field(default=1024, ge=1)
@@ -36,3 +41,20 @@ class HTTPSettings(Settings):
 
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """Seconds that running requests get to finish after SIGTERM."""
+
+    @model_validator(mode="after")
+    def _others_need_a_key(self) -> Self:
+        if not (is_loopback(self.host) or self.api_key or self.insecure):
+            raise ValueError(
+                f"host {self.host} can be reached from other machines: set an api_key, or bind 127.0.0.1,"
+                " or allow everybody in with insecure"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """True where only this machine reaches `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

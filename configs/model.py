@@ -6,12 +6,13 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from configs.base import Settings
+from configs.groups import MODEL
 
 DType = Literal["auto", "bfloat16", "float16", "float32", "float64"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=MODEL)
 class ModelSettings(Settings):
     """How one model is loaded and run."""
 

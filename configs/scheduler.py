@@ -4,9 +4,10 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from configs.base import Settings
+from configs.groups import SCHEDULER
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=SCHEDULER)
 class SchedulerSettings(Settings):
     """Limits of continuous batching."""
 

@@ -1,0 +1,8 @@
+"""The headings under which `--help` lists the settings."""
+
+from cyclopts import Group
+
+MODEL = Group.create_ordered("Model")
+CACHE = Group.create_ordered("KV cache")
+SCHEDULER = Group.create_ordered("Scheduler")
+HTTP = Group.create_ordered("HTTP")

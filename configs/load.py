@@ -1,0 +1,103 @@
+"""Where settings come from: flags > environment > TOML file > preset > defaults.
+
+Flags are the command line's; this module reads the other sources, each as a layer of flat names.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from configs.errors import SettingsError, suggest
+from configs.fields import check_names, flat_fields
+from configs.serve import ServeSettings
+
+ENV_PREFIX = "HEADCOUNT_"
+PRESETS = Path(__file__).parent / "presets"
+OTHER_ENV = frozenset({"config", "preset", "url"})
+"""Variables that are read elsewhere: the two sources themselves, and the server that `chat` and `bench` talk to."""
+
+
+class Layer(NamedTuple):
+    """The settings that one source gives.
+
+    Attributes:
+        source: what an error calls it.
+        values: flat name -> value; `models` holds tables.
+    """
+
+    source: str
+    values: dict[str, Any]
+
+
+def read_env(environ: Mapping[str, str]) -> Layer:
+    """The `HEADCOUNT_*` variables. Several models are separated by commas.
+
+    Raises:
+        SettingsError: a variable that names no setting.
+    """
+    given = {key.removeprefix(ENV_PREFIX).lower(): text for key, text in environ.items() if key.startswith(ENV_PREFIX)}
+    known = [name for name in flat_fields(ServeSettings) if name != "models"]
+    values: dict[str, Any] = {name: text for name, text in given.items() if name not in OTHER_ENV}
+    problems = [
+        f"unknown variable {ENV_PREFIX}{name.upper()}{_suggest_variable(name, known)}"
+        for name in values
+        if name not in known
+    ]
+    if problems:
+        raise SettingsError(*problems)
+    if "model" in values:
+        values["model"] = [name.strip() for name in values["model"].split(",") if name.strip()]
+    return Layer("the environment", values)
+
+
+def _suggest_variable(name: str, known: list[str]) -> str:
+    return suggest(ENV_PREFIX + name.upper(), [ENV_PREFIX + other.upper() for other in known])
+
+
+def read_toml(path: Path, source: str | None = None) -> Layer:
+    """A TOML file of flat names, with a table `[models.NAME]` for each model that has settings of its own.
+
+    Raises:
+        SettingsError: the file cannot be read, is no TOML, or holds a key that names no setting.
+    """
+    source = source or str(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    check_names(values, flat_fields(ServeSettings), source)
+    return Layer(source, values)
+
+
+def read_preset(name: str) -> Layer:
+    """One of the presets that come with headcount.
+
+    Raises:
+        SettingsError: there is no such preset; the message lists those that are.
+    """
+    names = preset_names()
+    if name not in names:
+        raise SettingsError(f"unknown preset {name}{suggest(name, names)}; there are: {', '.join(names)}")
+    return read_toml(PRESETS / f"{name}.toml", f"preset {name}")
+
+
+def preset_names() -> list[str]:
+    """The presets that come with headcount."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def read_layers(config: Path | None, preset: str | None, environ: Mapping[str, str]) -> list[Layer]:
+    """All sources below the flags, the strongest first.
+
+    Raises:
+        SettingsError: see the readers above.
+    """
+    layers = [read_env(environ)]
+    if config is not None:
+        layers.append(read_toml(config))
+    if preset is not None:
+        layers.append(read_preset(preset))
+    return layers
