@@ -52,8 +52,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """Phase -> seconds; the phases sum to the time from process start to ready."""
 
 
-class Histogram(msgspec.Struct):
-    """Observations since the last snapshot, to be added to a Prometheus histogram by the server."""
+class Observations(msgspec.Struct):
+    """Single measurements since the last snapshot, for the histograms of the server."""
 
     step_seconds: list[float] = []
     step_tokens: list[int] = []
@@ -80,4 +80,4 @@ class EngineStats(msgspec.Struct):
     preemptions: int = 0
     kv_read_bytes: int = 0
     """KV bytes that attention had to read: each step, each request, its seq_len tokens once per KV head."""
-    observations: Histogram = msgspec.field(default_factory=Histogram)
+    observations: Observations = msgspec.field(default_factory=Observations)

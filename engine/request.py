@@ -122,6 +122,13 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     num_cached_tokens: int = 0
     """Of those, found in the prefix cache when the request was first scheduled."""
     num_preemptions: int = 0
+    num_reported_prompt_logprobs: int = 0
+    """Prompt positions whose log-probabilities are out; a recomputation after preemption does not repeat them."""
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt_token_ids)
 
     @property
     def num_tokens(self) -> int:
@@ -130,7 +137,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def token_ids(self, start: int, stop: int) -> list[int]:
         """Token ids at positions [start, stop) of prompt followed by output."""
-        num_prompt = len(self.prompt_token_ids)
+        num_prompt = self.num_prompt_tokens
         if stop <= num_prompt:
             return self.prompt_token_ids[start:stop]
         output = self.output_token_ids[max(0, start - num_prompt) : stop - num_prompt]

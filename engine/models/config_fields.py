@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from engine.errors import ModelLoadError
+from engine.models.spec import Activation
 
 Config = Mapping[str, Any]
 T = TypeVar("T", int, float, str, bool)
@@ -24,7 +25,7 @@ def field(config: Config, name: str, kind: type[T], default: T | None = None) ->
         value = float(value)
     if type(value) is not kind:
         raise ModelLoadError(f"config.json: {name!r} must be of type {kind.__name__}, got {value!r}")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def positive(config: Config, name: str, default: int | None = None) -> int:
@@ -49,13 +50,37 @@ def head_counts(num_q_heads: int, num_kv_heads: int) -> tuple[int, int]:
     return num_q_heads, num_kv_heads
 
 
-def one_of(config: Config, name: str, values: Mapping[str, T], default: str) -> T:
-    """What `values` holds for the text field `name`.
+def head_width(hidden_size: int, num_q_heads: int) -> int:
+    """The head_dim of a config that does not state it.
 
     Raises:
-        ModelLoadError: the text is not among the keys of `values`.
+        ModelLoadError: the hidden size cannot be cut into that many heads.
+    """
+    if hidden_size % num_q_heads:
+        raise ModelLoadError(
+            f"config.json: the hidden size ({hidden_size}) must be a multiple of the query heads ({num_q_heads})"
+        )
+    return hidden_size // num_q_heads
+
+
+ACTIVATIONS = {
+    "silu": Activation.SILU,
+    "swish": Activation.SILU,
+    "gelu": Activation.GELU,
+    "gelu_new": Activation.GELU_TANH,
+    "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "relu": Activation.RELU,
+}
+"""Hugging Face's names of activations."""
+
+
+def activation(config: Config, name: str, default: str) -> Activation:
+    """The activation that the text field `name` names.
+
+    Raises:
+        ModelLoadError: headcount does not know it.
     """
     key = field(config, name, str, default)
-    if key not in values:
-        raise ModelLoadError(f"config.json: {name!r} must be one of {', '.join(sorted(values))}, got {key!r}")
-    return values[key]
+    if key not in ACTIVATIONS:
+        raise ModelLoadError(f"config.json: {name!r} must be one of {', '.join(sorted(ACTIVATIONS))}, got {key!r}")
+    return ACTIVATIONS[key]

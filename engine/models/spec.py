@@ -5,7 +5,6 @@ MQA are numbers in a LayerSpec, not code.
 """
 
 import enum
-from typing import Literal
 
 import msgspec
 
@@ -79,7 +78,14 @@ class LayerSpec(msgspec.Struct, frozen=True):
         return self.num_q_heads * self.v_head_dim
 
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+class Activation(enum.StrEnum):
+    """The nonlinearity of the feed-forward part."""
+
+    SILU = "silu"
+    GELU = "gelu"
+    """Exact, through erf."""
+    GELU_TANH = "gelu_tanh"
+    RELU = "relu"
 
 
 class MLPSpec(msgspec.Struct, frozen=True):
@@ -156,7 +162,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         }
 
     def _norm_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
-        shapes = {f"{name}.weight": (self.hidden_size,)}
+        shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (self.hidden_size,)}
         if self.norm.kind is NormKind.LAYER:
             shapes[f"{name}.bias"] = (self.hidden_size,)
         return shapes

@@ -1,16 +1,8 @@
 """GPT-2: multi-head attention, learned positions, LayerNorm, biases everywhere, weights stored as [in, out]."""
 
-from engine.models.config_fields import Config, field, one_of, positive
+from engine.models.config_fields import Config, activation, field, head_width, positive
 from engine.models.family import Family, WeightMap, WeightSource
-from engine.models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
-
-ACTIVATIONS: dict[str, Activation] = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-}
+from engine.models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
 def build_spec(config: Config) -> DecoderSpec:
@@ -25,7 +17,7 @@ def build_spec(config: Config) -> DecoderSpec:
         norm=NormSpec(NormKind.LAYER, field(config, "layer_norm_epsilon", float, 1e-5)),
         mlp=MLPSpec(
             intermediate_size=positive(config, "n_inner", 4 * hidden_size),
-            activation=one_of(config, "activation_function", ACTIVATIONS, "gelu_new"),  # type: ignore[type-var]
+            activation=activation(config, "activation_function", "gelu_new"),
             is_gated=False,
             has_bias=True,
         ),
@@ -38,7 +30,7 @@ def build_spec(config: Config) -> DecoderSpec:
 
 def _layer(config: Config, layer_idx: int) -> LayerSpec:
     num_heads = positive(config, "n_head")
-    head_dim = positive(config, "n_embd") // num_heads
+    head_dim = head_width(positive(config, "n_embd"), num_heads)
     scale = head_dim**-0.5 if field(config, "scale_attn_weights", bool, default=True) else 1.0
     if field(config, "scale_attn_by_inverse_layer_idx", bool, default=False):
         scale /= layer_idx + 1

@@ -1,11 +1,9 @@
 """Llama 2 and 3, SmolLM2, Mistral: pre-norm, rope, gated SiLU MLP, any number of KV heads."""
 
-from engine.models.config_fields import Config, field, head_counts, one_of, positive
+from engine.models.config_fields import Config, activation, field, head_counts, head_width, positive
 from engine.models.family import Family, WeightMap, WeightSource, stacked
 from engine.models.rope_config import read_rope
-from engine.models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
-
-ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+from engine.models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
 def build_spec(config: Config) -> DecoderSpec:
@@ -13,7 +11,7 @@ def build_spec(config: Config) -> DecoderSpec:
     hidden_size = positive(config, "hidden_size")
     num_heads = positive(config, "num_attention_heads")
     num_q_heads, num_kv_heads = head_counts(num_heads, positive(config, "num_key_value_heads", num_heads))
-    head_dim = positive(config, "head_dim", hidden_size // num_q_heads)
+    head_dim = positive(config, "head_dim") if config.get("head_dim") else head_width(hidden_size, num_q_heads)
     window = config.get("sliding_window") if config.get("model_type") == "mistral" else None
     layer = LayerSpec(
         num_q_heads=num_q_heads,
@@ -33,7 +31,7 @@ def build_spec(config: Config) -> DecoderSpec:
         norm=NormSpec(NormKind.RMS, field(config, "rms_norm_eps", float, 1e-6)),
         mlp=MLPSpec(
             intermediate_size=positive(config, "intermediate_size"),
-            activation=one_of(config, "hidden_act", ACTIVATIONS, "silu"),  # type: ignore[type-var]
+            activation=activation(config, "hidden_act", "silu"),
             is_gated=True,
             has_bias=field(config, "mlp_bias", bool, default=False),
         ),

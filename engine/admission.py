@@ -1,0 +1,46 @@
+"""Which requests can never run: checked before a request is queued, by whoever queues it. No torch."""
+
+from engine.errors import RequestRefusedError
+from engine.info import EngineInfo
+from engine.request import Request
+
+
+def check_request(request: Request, info: EngineInfo) -> None:
+    """Compare a request with the engine's limits.
+
+    Raises:
+        RequestRefusedError: it is empty, has a token id out of range, or does not fit the context or the KV pool.
+    """
+    num_prompt_tokens, params = request.num_prompt_tokens, request.sampling_params
+    if num_prompt_tokens == 0:
+        raise RequestRefusedError(
+            "the prompt must hold at least 1 token, got none", code="invalid_value", param="prompt"
+        )
+    _check_token_ids("prompt", request.prompt_token_ids, info)
+    _check_token_ids("logit_bias", list(params.logit_bias), info)
+    _check_token_ids("stop_token_ids", list(params.stop_token_ids), info)
+    num_tokens = num_prompt_tokens + params.max_tokens
+    if num_tokens > info.max_model_len:
+        raise RequestRefusedError(
+            f"the context holds {info.max_model_len} tokens, but the prompt has {num_prompt_tokens} and max_tokens is"
+            f" {params.max_tokens}: {num_tokens} together; shorten the prompt or lower max_tokens",
+            code="context_length_exceeded",
+            param="prompt" if num_prompt_tokens >= info.max_model_len else "max_tokens",
+        )
+    if info.geometry.num_blocks(num_tokens) > info.num_blocks:
+        raise RequestRefusedError(
+            f"the KV cache holds {info.num_blocks * info.geometry.block_size} tokens in all, but the request may need"
+            f" {num_tokens} ({info.geometry.bytes_per_request(num_tokens)} bytes)",
+            code="kv_capacity_exceeded",
+            param="max_tokens",
+        )
+
+
+def _check_token_ids(param: str, token_ids: list[int], info: EngineInfo) -> None:
+    for token_id in token_ids:
+        if not 0 <= token_id < info.vocab_size:
+            raise RequestRefusedError(
+                f"{param}: token ids must be 0 to {info.vocab_size - 1}, got {token_id}",
+                code="invalid_value",
+                param=param,
+            )

@@ -1,0 +1,41 @@
+"""What an attention backend is: it plans once a step and runs once a layer."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine.batch import BatchTensors
+from engine.models.spec import DecoderSpec
+from kvcache.storage import KVStorage
+
+
+class AttentionBackend(Protocol):
+    """Stores this step's keys and values in the paged cache and attends over it."""
+
+    name: str
+
+    def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None: ...
+
+    @staticmethod
+    def objections(spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> list[str]:
+        """All reasons why this backend cannot run the model there; empty: it can."""
+        ...
+
+    def plan(self, batch: BatchTensors) -> None:
+        """Prepare what every layer of this step shares."""
+        ...
+
+    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store k and v, then attend.
+
+        Args:
+            layer_idx: which layer's cache.
+            q: [num_tokens, num_q_heads, k_head_dim].
+            k: [num_tokens, num_kv_heads, k_head_dim].
+            v: [num_tokens, num_kv_heads, v_head_dim].
+
+        Returns:
+            [num_tokens, num_q_heads * v_head_dim].
+        """
+        ...

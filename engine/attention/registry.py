@@ -1,0 +1,37 @@
+"""Which attention backend runs: the first in the table without an objection."""
+
+import torch
+
+from engine.attention.base import AttentionBackend
+from engine.attention.reference import ReferenceBackend
+from engine.errors import ModelLoadError
+from engine.models.spec import DecoderSpec
+
+BACKENDS: tuple[type[AttentionBackend], ...] = (ReferenceBackend,)
+"""In order of preference."""
+
+
+def choose_backend(
+    spec: DecoderSpec, dtype: torch.dtype, device: torch.device, wanted: str = "auto"
+) -> tuple[type[AttentionBackend], dict[str, list[str]]]:
+    """The backend to use, and the objections of each that was passed over.
+
+    Args:
+        spec: the model.
+        dtype: of its activations and KV cache.
+        device: where it runs.
+        wanted: a backend's name, or auto.
+
+    Raises:
+        ModelLoadError: every candidate objects; the message lists all their reasons.
+    """
+    objections: dict[str, list[str]] = {}
+    for backend in BACKENDS:
+        reasons = backend.objections(spec, dtype, device)
+        if wanted not in ("auto", backend.name):
+            reasons = [*reasons, f"{wanted!r} was asked for"]
+        if not reasons:
+            return backend, objections
+        objections[backend.name] = reasons
+    listed = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in objections.items())
+    raise ModelLoadError(f"no attention backend can run this model: {listed}")

@@ -1,0 +1,64 @@
+"""Lists to tensors: the one place where the scheduler's names become tensor names.
+
+Nothing is padded but the block tables: tokens of all sequences lie one after the other, and the counts say whether a
+sequence prefills, continues a chunk or decodes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.request import ScheduledBatch
+
+
+class BatchTensors(NamedTuple):
+    """One step on the device.
+
+    Attributes:
+        input_ids: [num_tokens] int64.
+        positions: [num_tokens] int64, place of each token in its sequence.
+        slot_mapping: [num_tokens] int64, where each token's KV is written.
+        block_tables: [num_seqs, max_blocks] int64, padded with 0.
+        cu_seqlens_q: [num_seqs + 1] int64, sequence i computes tokens [cu_seqlens_q[i], cu_seqlens_q[i + 1]).
+        query_lens: tokens each sequence computes, on the host.
+        seq_lens_list: context_len + query_len of each, on the host.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    slot_mapping: Tensor
+    block_tables: Tensor
+    cu_seqlens_q: Tensor
+    query_lens: list[int]
+    seq_lens_list: list[int]
+
+
+def build_batch(batch: ScheduledBatch, block_size: int, device: torch.device) -> BatchTensors:
+    """Tensors of `batch` on `device`."""
+    items = batch.scheduled
+    query_lens = [item.num_scheduled_tokens for item in items]
+    context_lens = np.array([item.num_computed_tokens for item in items], dtype=np.int64)
+    input_ids = [i for item in items for i in item.request.token_ids(item.num_computed_tokens, item.seq_len)]
+    cu_seqlens_q = np.concatenate(([0], np.cumsum(query_lens, dtype=np.int64)))
+    seq_of_token = np.repeat(np.arange(len(items)), query_lens)
+    positions = np.arange(cu_seqlens_q[-1]) - cu_seqlens_q[seq_of_token] + context_lens[seq_of_token]
+    block_tables = _padded([item.block_table for item in items])
+    slots = block_tables[seq_of_token, positions // block_size] * block_size + positions % block_size
+    return BatchTensors(
+        input_ids=torch.tensor(input_ids, device=device),
+        positions=torch.from_numpy(positions).to(device),
+        slot_mapping=torch.from_numpy(slots).to(device),
+        block_tables=torch.from_numpy(block_tables).to(device),
+        cu_seqlens_q=torch.from_numpy(cu_seqlens_q).to(device),
+        query_lens=query_lens,
+        seq_lens_list=[item.seq_len for item in items],
+    )
+
+
+def _padded(rows: list[list[int]]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for row, blocks in zip(table, rows, strict=True):
+        row[: len(blocks)] = blocks
+    return table

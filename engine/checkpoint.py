@@ -1,0 +1,64 @@
+"""What a checkpoint folder says about its model, read without touching a tensor. No torch."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from checkpoints.headers import TensorHeader, read_config, read_generation_config, read_headers
+from configs.model import ModelSettings
+from engine.dtypes import resolve_dtype
+from engine.errors import ModelLoadError
+from engine.models.family import Family
+from engine.models.registry import find_family
+from engine.models.spec import DecoderSpec
+
+
+class Checkpoint(NamedTuple):
+    """A folder's config, generation config and tensor headers, and the spec that follows."""
+
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    headers: dict[str, TensorHeader]
+    family: Family
+    spec: DecoderSpec
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """End-of-sequence tokens: of generation_config.json, else of config.json; none where neither says."""
+        found = self.generation_config.get("eos_token_id")
+        found = self.config.get("eos_token_id") if found is None else found
+        return [found] if isinstance(found, int) else list(found or [])
+
+    def dtype_name(self, settings: ModelSettings) -> str:
+        """The number format to run in.
+
+        Raises:
+            ModelLoadError: the checkpoint's own format is not supported and none is set.
+        """
+        first = next(iter(self.headers.values()), None)
+        return resolve_dtype(settings.dtype, self.config, first.dtype if first else "")
+
+    def max_model_len(self, settings: ModelSettings) -> int:
+        """The longest context to serve.
+
+        Raises:
+            ModelLoadError: longer than the model's positions go.
+        """
+        longest = self.spec.max_position_embeddings
+        if settings.max_model_len is not None and settings.max_model_len > longest:
+            raise ModelLoadError(
+                f"max_model_len must be at most {longest}, the model's own limit, got {settings.max_model_len}"
+            )
+        return settings.max_model_len or longest
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read config.json, generation_config.json and all safetensors headers of `folder`.
+
+    Raises:
+        ModelLoadError: the architecture is not supported, or its config is off.
+        checkpoints.errors.CheckpointError: a file is missing, unreadable or corrupt.
+    """
+    config = read_config(folder)
+    family = find_family(config)
+    spec = family.build_spec(config)
+    return Checkpoint(config, read_generation_config(folder), read_headers(folder), family, spec)

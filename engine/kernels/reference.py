@@ -1,0 +1,135 @@
+"""Every kernel in plain PyTorch: what the CPU runs, and what faster kernels are tested against.
+
+Half-precision inputs are widened to float32 inside a kernel wherever a sum is taken, and rounded once at the end.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.models.spec import Activation
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """X / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019, eq. 4).
+
+    Args:
+        x: [num_tokens, width].
+        weight: [width].
+        eps: added to the mean square.
+    """
+    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension (Ba et al. 2016, eq. 3).
+
+    Args:
+        x: [num_tokens, width].
+        weight: [width].
+        bias: [width].
+        eps: added to the variance.
+    """
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs (x[i], x[i + rotary_dim / 2]) of every head (Su et al. 2021, eq. 34).
+
+    Args:
+        x: [num_tokens, num_heads, head_dim]; dimensions past rotary_dim stay as they are.
+        cos: [num_tokens, rotary_dim / 2].
+        sin: [num_tokens, rotary_dim / 2].
+
+    Returns:
+        A new tensor of x's shape and dtype.
+    """
+    half = cos.shape[-1]
+    cos, sin = cos.unsqueeze(1).to(x.dtype), sin.unsqueeze(1).to(x.dtype)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """The nonlinearity, element by element."""
+    match activation:
+        case Activation.SILU:
+            return F.silu(x)
+        case Activation.GELU:
+            return F.gelu(x)
+        case Activation.GELU_TANH:
+            return F.gelu(x, approximate="tanh")
+        case Activation.RELU:
+            return F.relu(x)
+
+
+def activate_and_multiply(gate_up: Tensor, activation: Activation) -> Tensor:
+    """activation(gate) * up (Shazeer 2020, eq. 6).
+
+    Args:
+        gate_up: [num_tokens, 2 * width]: gate, then up.
+        activation: applied to the gate.
+
+    Returns:
+        [num_tokens, width].
+    """
+    gate, up = gate_up.chunk(2, dim=-1)
+    return activate(gate, activation).mul_(up)
+
+
+def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+    """Write this step's keys and values into their slots.
+
+    Args:
+        k: [num_tokens, num_kv_heads, k_head_dim].
+        v: [num_tokens, num_kv_heads, v_head_dim].
+        k_cache: [num_blocks, block_size, num_kv_heads, k_head_dim], changed in place.
+        v_cache: [num_blocks, block_size, num_kv_heads, v_head_dim], changed in place.
+        slot_mapping: [num_tokens] int64, block_id * block_size + offset.
+    """
+    k_cache.flatten(0, 1).index_copy_(0, slot_mapping, k)
+    v_cache.flatten(0, 1).index_copy_(0, slot_mapping, v)
+
+
+def gather_kv(cache: Tensor, slots: Tensor) -> Tensor:
+    """Read slots of the cache.
+
+    Args:
+        cache: [num_blocks, block_size, num_kv_heads, head_dim].
+        slots: [num_seqs, seq_len] int64.
+
+    Returns:
+        [num_seqs, num_kv_heads, seq_len, head_dim], a strided view of a [num_seqs, seq_len, ...] copy.
+    """
+    rows = cache.flatten(0, 1).index_select(0, slots.flatten())
+    return rows.view(*slots.shape, *rows.shape[1:]).transpose(1, 2)
+
+
+def paged_attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, mask: Tensor, *, softmax_scale: float
+) -> Tensor:
+    """softmax(q k^T * softmax_scale) v (Vaswani et al. 2017, eq. 1) for sequences that compute equally many tokens.
+
+    The query heads of a group are laid side by side as further rows of one query matrix, so that a KV head is read
+    once for all of them and never repeated.
+
+    Args:
+        q: [num_seqs, query_len, num_q_heads, k_head_dim].
+        k_cache: [num_blocks, block_size, num_kv_heads, k_head_dim].
+        v_cache: [num_blocks, block_size, num_kv_heads, v_head_dim].
+        slots: [num_seqs, seq_len] int64: where position p of a sequence lies; any valid slot past its end.
+        mask: [num_seqs, query_len, seq_len] bool: True where the query may look.
+        softmax_scale: multiplies every score.
+
+    Returns:
+        [num_seqs, query_len, num_q_heads, v_head_dim].
+    """
+    query_len, num_q_heads = q.shape[1:3]
+    k, v = gather_kv(k_cache, slots), gather_kv(v_cache, slots)
+    num_kv_heads = k.shape[1]
+    num_q_per_kv = num_q_heads // num_kv_heads
+    grouped = q.unflatten(2, (num_kv_heads, num_q_per_kv)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    rows = mask.unsqueeze(1).expand(-1, num_q_per_kv, -1, -1).flatten(1, 2).unsqueeze(1)
+    out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=rows, scale=softmax_scale)
+    attended: Tensor = out.unflatten(2, (num_q_per_kv, query_len)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+    return attended

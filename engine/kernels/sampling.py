@@ -1,0 +1,86 @@
+"""The arithmetic of sampling in plain PyTorch: penalties, truncation, and a draw that a seed fixes."""
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that depends on the seed and the output position alone: no state, so no order of requests,
+    no preemption and no batch changes it. SplitMix64 (Steele, Lea, Flood 2014) applied to both.
+    """
+    mixed = _splitmix64(_splitmix64(seed & _MASK) ^ position)
+    return (mixed >> 11) / (1 << 53)
+
+
+def _splitmix64(x: int) -> int:
+    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def apply_penalties(
+    logits: Tensor,
+    prompt_token_ids: Tensor,
+    output_token_ids: Tensor,
+    *,
+    repetition_penalty: float,
+    presence_penalty: float,
+    frequency_penalty: float,
+) -> None:
+    """Penalise tokens that were seen, in place; touches their logits only.
+
+    Args:
+        logits: [vocab_size].
+        prompt_token_ids: [num_prompt_tokens] int64; count for repetition_penalty only.
+        output_token_ids: [num_output_tokens] int64.
+        repetition_penalty: divides positive logits and multiplies negative ones (Keskar et al. 2019, section 4.1).
+        presence_penalty: subtracted once.
+        frequency_penalty: subtracted for each occurrence.
+    """
+    if repetition_penalty != 1:
+        seen = torch.cat((prompt_token_ids, output_token_ids)).unique()
+        values = logits[seen]
+        logits[seen] = torch.where(values > 0, values / repetition_penalty, values * repetition_penalty)
+    output, counts = output_token_ids.unique(return_counts=True)
+    logits[output] -= presence_penalty + frequency_penalty * counts.to(logits.dtype)
+
+
+def truncate(logits: Tensor, *, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep the most probable tokens of every row: top_k first, then of the renormalised rest top_p and min_p.
+
+    Args:
+        logits: [num_rows, vocab_size], divided by the temperature.
+        top_k: [num_rows, 1], number of tokens to keep.
+        top_p: [num_rows, 1], share of the probability to reach (Holtzman et al. 2020, section 3.1).
+        min_p: [num_rows, 1], least probability relative to the most probable token's.
+
+    Returns:
+        Probabilities [num_rows, vocab_size] in descending order, 0 where dropped, not renormalised; and the token id
+        at each place, [num_rows, vocab_size] int64.
+    """
+    values, order = logits.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(logits.shape[-1], device=logits.device)
+    probs = values.masked_fill(rank >= top_k, -torch.inf).softmax(dim=-1)
+    before = probs.cumsum(dim=-1) - probs
+    kept = (before < top_p) & (probs >= min_p * probs[:, :1])
+    kept[:, 0] = True
+    return probs * kept, order
+
+
+def inverse_cdf(probs: Tensor, draws: Tensor) -> Tensor:
+    """The first place where the running sum of a row's probabilities passes draw * total.
+
+    Args:
+        probs: [num_rows, vocab_size], not negative; rows need not sum to 1.
+        draws: [num_rows] float64 in [0, 1).
+
+    Returns:
+        [num_rows] int64, never a place of probability 0.
+    """
+    cdf = probs.cumsum(dim=-1, dtype=torch.float64)
+    targets = draws.unsqueeze(1) * cdf[:, -1:]
+    places = torch.searchsorted(cdf, targets, right=True).squeeze(1)
+    return places.clamp_(max=probs.shape[-1] - 1)

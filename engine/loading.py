@@ -1,0 +1,158 @@
+"""A checkpoint folder becomes a running engine core."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+from torch import Tensor
+
+from configs.engine import EngineSettings
+from configs.model import ModelSettings
+from engine import memory
+from engine.attention.registry import choose_backend
+from engine.checkpoint import Checkpoint, read_checkpoint
+from engine.core import EngineCore
+from engine.dtypes import DTYPE_BYTES
+from engine.errors import ModelLoadError
+from engine.info import EngineInfo
+from engine.models.decoder import Decoder
+from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
+from engine.runner import Runner
+from engine.scheduler import Scheduler
+from engine.weights import load_parameters
+from kvcache.geometry import KVGeometry
+from kvcache.manager import KVCacheManager
+from kvcache.storage import KVStorage
+
+WARM_UP_TOKENS = 128
+
+
+class Phases:
+    """Seconds of each phase of the start, from the start of the process on; they sum to the whole."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last_s = psutil.Process().create_time()
+
+    def end(self, name: str) -> None:
+        """The time since the last phase ended was phase `name`."""
+        now_s = time.time()
+        self.seconds[name] = now_s - self._last_s
+        self._last_s = now_s
+
+
+class Placement(NamedTuple):
+    """Where the model runs and in which number format."""
+
+    device: torch.device
+    dtype_name: str
+    dtype: torch.dtype
+    max_model_len: int
+
+
+def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
+    """Load the checkpoint in `folder`, size its KV pool, and run one step to warm up.
+
+    Raises:
+        ModelLoadError: the model is not supported, or its files do not fit its config.
+        KVCapacityError: the KV pool cannot hold one request of max_model_len tokens.
+        checkpoints.errors.CheckpointError: a file is missing, unreadable or corrupt.
+    """
+    phases = Phases()
+    device = choose_device(settings.model_settings)
+    framework_bytes = memory.process_bytes(device)
+    phases.end("imports")
+    checkpoint = read_checkpoint(folder)
+    placement = _place(checkpoint, settings.model_settings, device)
+    parameters = _load_parameters(checkpoint, placement)
+    decoder = Decoder(checkpoint.spec, parameters, placement.max_model_len)
+    phases.end("weights")
+    geometry = checkpoint.spec.kv_geometry(DTYPE_BYTES[placement.dtype_name], settings.cache.block_size)
+    num_blocks = memory.kv_pool_blocks(settings.cache, geometry, placement.max_model_len, device)
+    storage = KVStorage(geometry, num_blocks, placement.dtype, device)
+    phases.end("kv_cache")
+    runner, objections = _build_runner(checkpoint, settings, placement, decoder, storage)
+    workspace_bytes = _warm_up(runner, geometry, num_blocks, device)
+    phases.end("warm_up")
+    info = EngineInfo(
+        architecture=checkpoint.spec.architecture,
+        dtype=placement.dtype_name,
+        device=str(device),
+        attention_backend=runner.attention.name,
+        attention_objections=objections,
+        vocab_size=checkpoint.spec.vocab_size,
+        max_model_len=placement.max_model_len,
+        eos_token_ids=checkpoint.eos_token_ids,
+        geometry=geometry,
+        num_blocks=num_blocks,
+        ledger=memory.build_ledger(
+            device,
+            weights_bytes=sum(tensor.nbytes for tensor in parameters.values()),
+            kv_cache_bytes=storage.nbytes,
+            workspace_bytes=workspace_bytes,
+            framework_bytes=framework_bytes,
+        ),
+        startup_s=phases.seconds,
+    )
+    manager = KVCacheManager(geometry, num_blocks, enable_prefix_cache=settings.cache.enable_prefix_cache)
+    return EngineCore(info, Scheduler(settings.scheduler, manager), runner, manager)
+
+
+def choose_device(settings: ModelSettings) -> torch.device:
+    """The device that the settings name.
+
+    Side effects: sets PyTorch's number of CPU threads where the settings name one.
+
+    Raises:
+        ModelLoadError: a GPU is asked for and PyTorch sees none.
+    """
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ModelLoadError("device cuda was asked for, but PyTorch sees no GPU; use --device cpu")
+    has_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
+
+
+def _place(checkpoint: Checkpoint, settings: ModelSettings, device: torch.device) -> Placement:
+    dtype_name = checkpoint.dtype_name(settings)
+    return Placement(device, dtype_name, getattr(torch, dtype_name), checkpoint.max_model_len(settings))
+
+
+def _load_parameters(checkpoint: Checkpoint, placement: Placement) -> dict[str, Tensor]:
+    weight_map = checkpoint.family.build_weight_map(checkpoint.spec)
+    return load_parameters(checkpoint.spec, weight_map, checkpoint.headers, placement.dtype, placement.device)
+
+
+def _build_runner(
+    checkpoint: Checkpoint, settings: EngineSettings, placement: Placement, decoder: Decoder, storage: KVStorage
+) -> tuple[Runner, dict[str, list[str]]]:
+    """The runner with the first attention backend that has no objection, and the others' objections."""
+    wanted = settings.model_settings.attention_backend
+    backend, objections = choose_backend(checkpoint.spec, placement.dtype, placement.device, wanted)
+    runner = Runner(
+        decoder,
+        backend(checkpoint.spec, storage),
+        block_size=settings.cache.block_size,
+        eos_token_ids=checkpoint.eos_token_ids,
+        device=placement.device,
+    )
+    return runner, objections
+
+
+def _warm_up(runner: Runner, geometry: KVGeometry, num_blocks: int, device: torch.device) -> int:
+    """Run one prefill, so that no request pays for first-time set-up; the memory it took beyond what was held before.
+
+    It writes to slots that no request owns yet.
+    """
+    num_tokens = min(WARM_UP_TOKENS, num_blocks * geometry.block_size)
+    request = Request(
+        request_id="warm-up", prompt_token_ids=[0] * num_tokens, sampling_params=SamplingParams(temperature=0)
+    )
+    block_table = list(range(geometry.num_blocks(num_tokens)))
+    memory.reset_peak(device)
+    held_bytes = memory.process_bytes(device)
+    runner.execute(ScheduledBatch([ScheduledRequest(request, 0, num_tokens, block_table)]))
+    return max(0, memory.peak_bytes(device) - held_bytes)

@@ -1,0 +1,102 @@
+"""How much memory there is, and who has it."""
+
+import resource
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+from configs.cache import CacheSettings
+from engine.errors import KVCapacityError
+from engine.info import MemoryLedger
+from kvcache.geometry import KVGeometry
+
+MAX_CPU_KV_BYTES = 4 << 30
+
+
+def process_bytes(device: torch.device) -> int:
+    """Memory of this process on `device`: resident on a CPU, reserved by PyTorch on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    return psutil.Process().memory_info().rss
+
+
+def free_and_total_bytes(device: torch.device) -> tuple[int, int]:
+    """Memory of `device` that can still be taken, and all of it."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return free, total
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start a new measurement of `peak_bytes`."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    clear_refs = Path("/proc/self/clear_refs")
+    if clear_refs.exists():
+        clear_refs.write_text("5")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory that this process had at once since `reset_peak`; on systems without /proc since its start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def kv_pool_blocks(settings: CacheSettings, geometry: KVGeometry, max_model_len: int, device: torch.device) -> int:
+    """Blocks of the KV pool: what the settings allow, at least one request of max_model_len tokens.
+
+    Raises:
+        KVCapacityError: not even that fits; the message has the bytes needed, those available, and the longest context.
+    """
+    available = settings.kv_cache_memory_bytes or _share_of_free(settings, device)
+    num_blocks = geometry.num_blocks_in(available)
+    if num_blocks < geometry.num_blocks(max_model_len):
+        raise KVCapacityError(
+            f"one request of max_model_len {max_model_len} needs {geometry.bytes_per_request(max_model_len)} bytes of"
+            f" KV cache, but {available} are available; the longest context that fits is"
+            f" {geometry.longest_context_in(available)} tokens: lower --max-model-len to that, or raise"
+            " --kv-cache-memory-bytes"
+        )
+    return num_blocks
+
+
+def _share_of_free(settings: CacheSettings, device: torch.device) -> int:
+    free, _ = free_and_total_bytes(device)
+    if device.type == "cuda":
+        return int(free * settings.gpu_memory_utilization)
+    return min(MAX_CPU_KV_BYTES, int(free * settings.cpu_memory_utilization))
+
+
+def build_ledger(
+    device: torch.device, *, weights_bytes: int, kv_cache_bytes: int, workspace_bytes: int, framework_bytes: int
+) -> MemoryLedger:
+    """The device's memory by owner, as it is now.
+
+    Args:
+        device: whose memory.
+        weights_bytes: of all parameters.
+        kv_cache_bytes: of the KV storage.
+        workspace_bytes: that a step took beyond these.
+        framework_bytes: that the process held before it loaded anything.
+    """
+    free, total = free_and_total_bytes(device)
+    return MemoryLedger(
+        weights_bytes=weights_bytes,
+        kv_cache_bytes=kv_cache_bytes,
+        workspace_bytes=workspace_bytes,
+        framework_bytes=framework_bytes,
+        free_bytes=free,
+        total_bytes=total,
+        other_bytes=max(0, total - free - process_bytes(device)),
+    )

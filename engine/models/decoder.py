@@ -1,0 +1,86 @@
+"""The one decoder: it runs whatever a DecoderSpec describes."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.attention.base import AttentionBackend
+from engine.kernels import reference
+from engine.layers.linear import Linear
+from engine.layers.mlp import MLP
+from engine.layers.norm import Norm
+from engine.layers.rotary import Rotary
+from engine.models.spec import DecoderSpec
+
+Angles = tuple[Tensor, Tensor] | None
+
+
+class DecoderLayer:
+    """Attention and MLP, each behind its norm, each added to the residual stream."""
+
+    def __init__(self, spec: DecoderSpec, parameters: Mapping[str, Tensor], layer_idx: int) -> None:
+        prefix = f"layers.{layer_idx}"
+        self._layer_idx = layer_idx
+        self._spec = spec.layers[layer_idx]
+        self._attention_norm = Norm(spec.norm, parameters, f"{prefix}.attention_norm")
+        self._qkv = Linear(parameters, f"{prefix}.qkv")
+        self._o = Linear(parameters, f"{prefix}.o")
+        self._mlp_norm = Norm(spec.norm, parameters, f"{prefix}.mlp_norm")
+        self._mlp = MLP(spec.mlp, parameters, prefix)
+
+    def __call__(self, x: Tensor, angles: Angles, attention: AttentionBackend) -> Tensor:
+        """[num_tokens, hidden_size] -> the same shape."""
+        q, k, v = self._project(self._attention_norm(x), angles)
+        x = x + self._o(attention.forward(self._layer_idx, q, k, v))
+        return x + self._mlp(self._mlp_norm(x))
+
+    def _project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value heads, each [num_tokens, num_heads, head_dim]; query and key turned by their angles."""
+        spec = self._spec
+        qk, v = self._qkv(x).split((spec.q_width + spec.k_width, spec.v_width), dim=-1)
+        qk = qk.unflatten(-1, (spec.num_q_heads + spec.num_kv_heads, spec.k_head_dim))
+        if angles is not None:
+            qk = reference.apply_rope(qk, *angles)
+        q, k = qk.split((spec.num_q_heads, spec.num_kv_heads), dim=1)
+        return q, k, v.unflatten(-1, (spec.num_kv_heads, spec.v_head_dim))
+
+
+class Decoder:
+    """A decoder-only transformer.
+
+    Args:
+        spec: what it is.
+        parameters: every name of spec.parameter_shapes(), on one device, in one dtype.
+        max_model_len: longest context that will be asked of it.
+    """
+
+    def __init__(self, spec: DecoderSpec, parameters: Mapping[str, Tensor], max_model_len: int) -> None:
+        self._embed = parameters["embed.weight"]
+        self._position_embed = parameters.get("position_embed.weight")
+        self._rotary = Rotary(spec.rope, max_model_len, self._embed.dtype, self._embed.device) if spec.rope else None
+        self._layers = [DecoderLayer(spec, parameters, layer_idx) for layer_idx in range(spec.num_layers)]
+        self._norm = Norm(spec.norm, parameters, "norm")
+        self._lm_head = Linear(parameters, "embed" if spec.has_tied_embeddings else "lm_head")
+
+    def __call__(self, input_ids: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:
+        """Hidden states [num_tokens, hidden_size] of a planned step.
+
+        Args:
+            input_ids: [num_tokens] int64.
+            positions: [num_tokens] int64.
+            attention: has planned this step.
+        """
+        x = F.embedding(input_ids, self._embed)
+        if self._position_embed is not None:
+            x = x + F.embedding(positions, self._position_embed)
+        angles = self._rotary.lookup(positions) if self._rotary else None
+        for layer in self._layers:
+            x = layer(x, angles, attention)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[num_rows, hidden_size] -> [num_rows, vocab_size], float32 or wider."""
+        logits = self._lm_head(self._norm(hidden))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))

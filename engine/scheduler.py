@@ -1,0 +1,166 @@
+"""Continuous batching: what runs in this step. No torch.
+
+Every step is a set of requests with a number of tokens each. A request in decode computes one token; one in prefill as
+many as the step's token budget leaves, so a long prompt is spread over steps while the others go on decoding. Blocks
+are taken when tokens need them; when there are none, the request that arrived last gives all of its blocks back and
+waits, to be computed again (its full blocks may still be found in the prefix cache).
+"""
+
+import time
+
+from configs.scheduler import SchedulerSettings
+from engine.request import FinishReason, Request, RequestStatus, ScheduledBatch, ScheduledRequest
+from engine.waiting_queue import WaitingQueue
+from kvcache.manager import KVCacheManager
+
+
+class Scheduler:
+    """Decides what each step computes, and takes its blocks.
+
+    Args:
+        settings: limits of a step.
+        manager: owns the blocks.
+    """
+
+    def __init__(self, settings: SchedulerSettings, manager: KVCacheManager) -> None:
+        self._settings = settings
+        self._manager = manager
+        self._waiting = WaitingQueue()
+        self._running: dict[str, Request] = {}
+        self._scheduled: dict[str, ScheduledRequest] = {}
+        self._budget = 0
+        self.num_preemptions = 0
+        self.queue_seconds: list[float] = []
+        """How long each request waited that was first scheduled since somebody last emptied this list."""
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold blocks."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait, preempted ones included."""
+        return len(self._waiting)
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Tokens of all waiting requests."""
+        return self._waiting.num_tokens
+
+    def add(self, request: Request) -> None:
+        """Queue a new request."""
+        self._waiting.push(request)
+
+    def schedule(self) -> ScheduledBatch | None:
+        """The next step; None when nothing waits or runs.
+
+        Side effects: blocks are allocated, requests may be preempted and admitted.
+        """
+        self._budget, self._scheduled = self._settings.max_num_batched_tokens, {}
+        num_preemptions = self.num_preemptions
+        for request in self._running_in_order():
+            if request.status is RequestStatus.RUNNING:
+                self._continue(request)
+        if self.num_preemptions == num_preemptions:
+            self._admit()
+        return ScheduledBatch(list(self._scheduled.values())) if self._scheduled else None
+
+    def finish(self, request_id: str, status: RequestStatus = RequestStatus.FINISHED) -> Request | None:
+        """Take a request out, running or waiting, and give back its blocks; None when it is not here."""
+        request = self._waiting.remove(request_id)
+        if request is None:
+            request = self._running.pop(request_id, None)
+            if request is not None:
+                self._manager.free(request_id)
+        if request is not None:
+            request.status = status
+            self._waiting.forget(request_id)
+        return request
+
+    def request_ids(self) -> list[str]:
+        """All requests that are here, running first."""
+        return [*self._running, *self._waiting.request_ids()]
+
+    def _running_in_order(self) -> list[Request]:
+        """Decodes before prefills, so that a long prompt never takes the budget from those that stream."""
+        return sorted(
+            self._running.values(), key=lambda r: (r.num_tokens - r.num_computed_tokens > 1, self._waiting.key(r))
+        )
+
+    def _continue(self, request: Request) -> None:
+        """Schedule a running request's next tokens, preempting from the back of the order while there is no room."""
+        num_scheduled_tokens = min(self._budget, request.num_tokens - request.num_computed_tokens)
+        if num_scheduled_tokens == 0:
+            return
+        while not self._try_schedule(request, num_scheduled_tokens):
+            victim = max(self._running.values(), key=self._waiting.key)
+            self._preempt(victim)
+            if victim is request:
+                return
+
+    def _try_schedule(self, request: Request, num_scheduled_tokens: int) -> bool:
+        seq_len = request.num_computed_tokens + num_scheduled_tokens
+        block_table = self._manager.allocate_slots(request.request_id, seq_len)
+        if block_table is None:
+            return False
+        self._budget -= num_scheduled_tokens
+        self._scheduled[request.request_id] = ScheduledRequest(
+            request, request.num_computed_tokens, num_scheduled_tokens, block_table
+        )
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        """Give back a request's blocks; what it computed is lost, its tokens are not."""
+        scheduled = self._scheduled.pop(request.request_id, None)
+        if scheduled is not None:
+            self._budget += scheduled.num_scheduled_tokens
+        del self._running[request.request_id]
+        self._manager.free(request.request_id)
+        request.status = RequestStatus.PREEMPTED
+        request.num_computed_tokens = 0
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self._waiting.push(request)
+
+    def _admit(self) -> None:
+        """Start waiting requests in order while there is budget, a place and room; the first that lacks room waits on,
+        and so do those behind it: a small one must not overtake a large one for ever.
+        """
+        while self._budget > 0 and len(self._running) < self._settings.max_num_seqs:
+            request = self._waiting.peek()
+            if request is None or not self._try_start(request):
+                return
+
+    def _try_start(self, request: Request) -> bool:
+        request.num_computed_tokens = self._find_cached_prefix(request)
+        num_scheduled_tokens = min(self._budget, request.num_tokens - request.num_computed_tokens)
+        if not self._try_schedule(request, num_scheduled_tokens):
+            self._manager.free(request.request_id)
+            request.num_computed_tokens = 0
+            return False
+        if request.status is RequestStatus.WAITING:
+            request.num_cached_tokens = request.num_computed_tokens
+            self.queue_seconds.append(max(0.0, time.time() - request.arrival_time_s))
+        self._waiting.remove(request.request_id)
+        request.status = RequestStatus.RUNNING
+        self._running[request.request_id] = request
+        return True
+
+    def _find_cached_prefix(self, request: Request) -> int:
+        # Logits exist only where tokens are computed, so a request for its prompt's log-probabilities takes no prefix.
+        is_skipped = request.sampling_params.prompt_logprobs is not None
+        token_ids = [] if is_skipped else request.token_ids(0, request.num_tokens)
+        return self._manager.find_cached_prefix(request.request_id, token_ids)
+
+
+def finish_reason_of(request: Request, eos_token_ids: set[int], max_model_len: int) -> FinishReason | None:
+    """Whether the newest output token ends the request, and why."""
+    params, num_output = request.sampling_params, len(request.output_token_ids)
+    newest = request.output_token_ids[-1]
+    is_stop = newest in params.stop_token_ids or (newest in eos_token_ids and not params.ignore_eos)
+    if is_stop and num_output >= params.min_tokens:
+        return FinishReason.STOP
+    if num_output >= params.max_tokens or request.num_tokens >= max_model_len:
+        return FinishReason.LENGTH
+    return None

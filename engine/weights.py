@@ -1,0 +1,109 @@
+"""Safetensors to parameters: names, shapes and dtypes are checked before the first byte is copied."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from checkpoints.headers import TensorHeader
+from engine.dtypes import SAFETENSORS_DTYPES
+from engine.errors import ModelLoadError
+from engine.models.family import WeightMap, WeightSource
+from engine.models.spec import DecoderSpec
+
+MAX_LISTED = 5
+
+
+def load_parameters(
+    spec: DecoderSpec,
+    weight_map: WeightMap,
+    headers: dict[str, TensorHeader],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """All parameters of `spec`, in `dtype` on `device`.
+
+    Args:
+        spec: what the decoder needs.
+        weight_map: where each checkpoint tensor goes.
+        headers: the checkpoint's tensors by name.
+        dtype: to convert to.
+        device: to copy to.
+
+    Raises:
+        ModelLoadError: a tensor is missing, left over, of another shape, or no floating-point numbers.
+    """
+    shapes = spec.parameter_shapes()
+    sources = match_names(weight_map, headers)
+    check_tensors(sources, shapes, headers)
+    parameters = {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
+    for path, names in _by_file(sources, headers).items():
+        with safe_open(path, framework="pt") as file:
+            for name in names:
+                _copy(file.get_tensor(name), sources[name], parameters)
+    return parameters
+
+
+def match_names(weight_map: WeightMap, headers: Iterable[str]) -> dict[str, WeightSource]:
+    """Checkpoint tensor name -> source, with the family's prefix taken off where the checkpoint leaves it off.
+
+    Raises:
+        ModelLoadError: tensors are missing or left over.
+    """
+    given, prefix = set(headers), weight_map.optional_prefix
+    sources = {source.name: source for source in weight_map.sources}
+    if prefix and not any(name.startswith(prefix) for name in given):
+        sources = {name.removeprefix(prefix): source for name, source in sources.items()}
+    missing = sources.keys() - given
+    extra = {name for name in given - sources.keys() if not any(re.fullmatch(p, name) for p in weight_map.ignored)}
+    problems = [f"missing {_listed(missing)}"] if missing else []
+    problems += [f"not expected {_listed(extra)}"] if extra else []
+    if problems:
+        raise ModelLoadError(f"the checkpoint's tensors do not fit its config.json: {'; '.join(problems)}")
+    return sources
+
+
+def check_tensors(
+    sources: dict[str, WeightSource], shapes: dict[str, tuple[int, ...]], headers: dict[str, TensorHeader]
+) -> None:
+    """Compare every tensor's header with the parameter it fills.
+
+    Raises:
+        ModelLoadError: naming the tensor, what was expected and what it is.
+    """
+    for name, source in sources.items():
+        header, expected = headers[name], _expected_shape(source, shapes[source.parameter])
+        if tuple(header.shape) != expected:
+            raise ModelLoadError(f"tensor {name!r}: expected shape {list(expected)}, got {list(header.shape)}")
+        if header.dtype not in SAFETENSORS_DTYPES:
+            allowed = ", ".join(SAFETENSORS_DTYPES)
+            raise ModelLoadError(f"tensor {name!r}: expected dtype {allowed}, got {header.dtype}")
+
+
+def _expected_shape(source: WeightSource, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if source.rows is not None:
+        shape = (source.rows[1] - source.rows[0], *shape[1:])
+    return shape[::-1] if source.is_transposed else shape
+
+
+def _by_file(sources: dict[str, WeightSource], headers: dict[str, TensorHeader]) -> dict[Path, list[str]]:
+    files: dict[Path, list[str]] = {}
+    for name in sources:
+        files.setdefault(headers[name].file, []).append(name)
+    return files
+
+
+def _copy(tensor: Tensor, source: WeightSource, parameters: dict[str, Tensor]) -> None:
+    target = parameters[source.parameter]
+    if source.rows is not None:
+        target = target[slice(*source.rows)]
+    target.copy_(tensor.t() if source.is_transposed else tensor)
+
+
+def _listed(names: set[str]) -> str:
+    """The first few names in order, and how many more there are."""
+    shown = ", ".join(sorted(names)[:MAX_LISTED])
+    return shown if len(names) <= MAX_LISTED else f"{shown} and {len(names) - MAX_LISTED} more"
