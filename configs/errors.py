@@ -39,7 +39,7 @@ def explain(error: ValidationError, label: Callable[[Path], str]) -> list[str]:
 
 
 def _line(details: ErrorDetails, label: Callable[[Path], str]) -> str:
-    path = tuple(str(part) for part in details["loc"])
+    path = tuple(part for part in details["loc"] if isinstance(part, str))
     if details["type"] == "value_error":
         reason = str(details["ctx"]["error"])
         return f"{label(path)} {reason}" if path and not isinstance(details["input"], Mapping) else reason

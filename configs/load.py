@@ -14,8 +14,8 @@ from configs.serve import ServeSettings
 
 ENV_PREFIX = "HEADCOUNT_"
 PRESETS = Path(__file__).parent / "presets"
-OTHER_ENV = frozenset({"config", "preset", "url"})
-"""Variables that are read elsewhere: the two sources themselves, and the server that `chat` and `bench` talk to."""
+OTHER_ENV = frozenset({"cache_dir", "config", "preset", "url"})
+"""Variables that are read elsewhere: where models are kept, the two sources themselves, and the server to talk to."""
 
 
 class Layer(NamedTuple):

@@ -1,0 +1,81 @@
+"""The `headcount` command and its subcommands."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from checkpoints.errors import CheckpointError
+from configs.errors import SettingsError
+from engine.errors import EngineError
+from server.cli.bench import bench
+from server.cli.chat import chat
+from server.cli.errors import CommandError, format_usage_error
+from server.cli.import_ import import_model
+from server.cli.plan import plan
+from server.cli.serve import serve
+from server.cli.sources import apply_sources
+
+HELP = """Serve decoder-only language models, and see what every key/value head costs.
+
+`headcount serve` serves the demo model on http://127.0.0.1:8000."""
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+EXPECTED_ERRORS = (CommandError, SettingsError, CheckpointError, EngineError)
+"""What users can mend; everything else is a bug and shows its traceback."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status.
+
+    Args:
+        arguments: what follows `headcount`; None takes them from the process.
+    """
+    tokens = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        status = build_app()(tokens, exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        return EXIT_USAGE
+    except EXPECTED_ERRORS as error:
+        Console(stderr=True, soft_wrap=True).print(f"headcount: {error}", style="red", markup=False, highlight=False)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _silence_stdout()
+        return EXIT_FAILED
+    return status if isinstance(status, int) else 0
+
+
+def build_app() -> App:
+    """The parser of all commands."""
+    app = App(
+        name="headcount",
+        help=HELP,
+        version=read_version,
+        error_formatter=format_usage_error,
+    )
+    app.command(serve, name="serve", config=[apply_sources])
+    app.command(chat, name="chat")
+    app.command(plan, name="plan")
+    app.command(bench, name="bench")
+    app.command(import_model, name="import")
+    return app
+
+
+def read_version() -> str:
+    """The installed version of headcount."""
+    try:
+        return version("headcount")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def _silence_stdout() -> None:
+    """The reader went away (`headcount plan … | head`): nothing more to say, and no complaint at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

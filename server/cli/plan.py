@@ -1,0 +1,122 @@
+"""`headcount plan`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from pydantic import PositiveInt
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from configs.model import DType
+from configs.sizes import format_bytes, parse_bytes
+from server.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from server.cli.planning import Plan, PlanRow
+
+
+def plan(
+    model: str = "demo",
+    /,
+    *,
+    memory: str | None = None,
+    dtype: DType = "auto",
+    context: PositiveInt | None = None,
+    block_size: PositiveInt = 16,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Show what a model needs and what fits, before it is loaded.
+
+    Reads config.json and the headers of the weights only.
+
+    Args:
+        model: a folder, `demo` or a repository id.
+        memory: memory for weights and KV cache, such as 8GB. Unset: what is available on this machine.
+        dtype: number format of weights and KV cache.
+        context: tokens of one request, prompt and output. Unset: the longest the model takes.
+        block_size: tokens in a KV block.
+        json: print JSON, for programs.
+    """
+    import msgspec
+
+    from checkpoints.resolve import resolve_model
+    from server.cli.planning import Assumptions, plan_folder
+
+    assumptions = Assumptions(
+        memory_bytes=_memory_bytes(memory), dtype=dtype, context_tokens=context, block_size=block_size
+    )
+    made = plan_folder(model, resolve_model(model), assumptions)
+    if json:
+        print(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
+    else:
+        render(made, Console(highlight=False))
+
+
+def _memory_bytes(memory: str | None) -> int:
+    if memory is None:
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    try:
+        return parse_bytes(memory)
+    except ValueError as error:
+        raise CommandError(f"--memory {error}") from None
+
+
+def render(made: "Plan", console: Console) -> None:
+    """Print a plan for people."""
+    console.print(_facts(made))
+    console.print(_variants(made))
+    actual = next(row for row in made.rows if row.label == "actual")
+    console.print(_verdict(made, actual))
+
+
+def _facts(made: "Plan") -> Table:
+    table = Table.grid(padding=(0, 2))
+    heads = f"{made.num_q_heads} query heads on {made.num_kv_heads} key/value heads of width {made.head_dim}"
+    on_disk = f", {format_bytes(made.checkpoint_bytes)} on disk" if made.checkpoint_bytes != made.weights_bytes else ""
+    rows = {
+        "model": f"{made.model} ({made.architecture})",
+        "attention": f"{made.attention_type.upper()}: {heads}, {made.num_layers} layers",
+        "weights": f"{format_bytes(made.weights_bytes)} in {made.dtype}, {made.num_parameters:,} numbers{on_disk}",
+        "KV cache": f"{made.kv_bytes_per_token:,} bytes a token, {made.kv_bytes_per_block:,} a block of {made.block_size}",
+        "longest context": f"{made.max_model_len:,} tokens",
+        "memory": format_bytes(made.memory_bytes),
+    }
+    for name, text in rows.items():
+        table.add_row(f"[bold]{name}[/]", text)
+    return table
+
+
+def _variants(made: "Plan") -> Table:
+    table = Table(title=f"Requests of {made.context_tokens:,} tokens, by key/value heads", box=SIMPLE_HEAD)
+    for heading in ("", "type", "heads", "weights", "KV/token", "KV/request", "tokens", "requests"):
+        table.add_column(heading, justify="left" if heading in ("", "type") else "right", no_wrap=True)
+    for row in made.rows:
+        table.add_row(
+            row.label,
+            row.attention_type.upper(),
+            str(row.num_kv_heads),
+            format_bytes(row.weights_bytes),
+            f"{row.kv_bytes_per_token:,} B",
+            format_bytes(row.kv_bytes_per_request),
+            f"{row.num_tokens:,}",
+            f"{row.num_requests:,}",
+            style="bold" if row.label == "actual" else "dim",
+        )
+    return table
+
+
+def _verdict(made: "Plan", actual: "PlanRow") -> str:
+    if made.memory_bytes < actual.weights_bytes:
+        return f"[red]Does not fit: the weights alone take {format_bytes(actual.weights_bytes)}.[/]"
+    if not actual.num_requests:
+        return (
+            f"[yellow]A request of {made.context_tokens:,} tokens does not fit:"
+            f" the longest that does is {actual.num_tokens:,} tokens.[/]"
+        )
+    return (
+        f"{actual.num_requests:,} requests of {made.context_tokens:,} tokens fit at once,"
+        f" or {actual.num_tokens:,} tokens shared among shorter ones."
+    )

@@ -1,0 +1,35 @@
+"""`headcount serve`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from configs.serve import ServeSettings
+
+DEFAULTS = ServeSettings()
+
+
+def serve(
+    *,
+    settings: ServeSettings = DEFAULTS,
+    config: Annotated[Path | None, Parameter(show_default=False)] = None,
+    preset: str | None = None,
+) -> int:
+    """Serve models over the OpenAI API.
+
+    Each setting can be given as a flag, as the variable HEADCOUNT_NAME or as a key of a TOML file, with underscores;
+    flags come before variables, variables before --config, --config before --preset.
+
+    Args:
+        settings: the models, their engines and the HTTP front.
+        config: TOML file of settings, with a table `[models.NAME]` for a model that has settings of its own.
+        preset: a settings file that comes with headcount: cpu, demo or h200.
+    """
+    from checkpoints.resolve import resolve_model
+    from server.run import load_served_model
+    from server.run import serve as run_server
+
+    folders = [(entry, resolve_model(entry.source)) for entry in settings.entries()]
+    models = {entry.name: load_served_model(entry.name, folder, entry.settings) for entry, folder in folders}
+    return run_server(settings.http, models)

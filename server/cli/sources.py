@@ -1,0 +1,31 @@
+"""Joins flags with the settings of environment, TOML file and preset, so that one parser sees them all."""
+
+import os
+from pathlib import Path
+
+from cyclopts import App, ArgumentCollection, CycloptsError
+from cyclopts.config import Dict
+
+from configs.errors import SettingsError
+from configs.load import ENV_PREFIX, read_layers
+
+
+def apply_sources(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Fill every setting that no flag gives from the next source that does.
+
+    Raises:
+        CycloptsError: a source cannot be read, or holds a name that is unknown.
+    """
+    config, preset = _given(arguments, "config"), _given(arguments, "preset")
+    try:
+        layers = read_layers(Path(config) if config else None, preset, os.environ)
+    except SettingsError as error:
+        raise CycloptsError(msg=str(error), command_chain=commands) from None
+    for layer in layers:
+        Dict(layer.values, source=layer.source, use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _given(arguments: ArgumentCollection, name: str) -> str | None:
+    """The flag's text, else the variable's; these two say where the other settings come from."""
+    tokens = next((argument.tokens for argument in arguments if argument.name == f"--{name}"), [])
+    return tokens[0].value if tokens else os.environ.get(f"{ENV_PREFIX}{name.upper()}")
