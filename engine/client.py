@@ -1,12 +1,41 @@
-"""The async client of an engine process: the server's whole view of the engine."""
+"""The async client of an engine process: the server's whole view of the engine. No torch.
 
+It starts the process, watches it, restarts it with growing pauses when it dies, and turns its messages into one stream
+of TokenDelta per request.
+"""
+
+import asyncio
+import contextlib
 import enum
-from collections.abc import AsyncIterator
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+import zmq.asyncio
 
 from configs.engine import EngineSettings
+from engine.admission import check_request
+from engine.errors import EngineUnavailableError, ModelLoadError, QueueFullError
 from engine.info import EngineInfo, EngineStats
-from engine.request import Request, TokenDelta
+from engine.messages import Abort, Add, Failed, Launch, Ready, StepResult, Stop, ToEngine, decode_from_engine, encode
+from engine.request import FinishReason, Request, TokenDelta
+
+logger = logging.getLogger("headcount.client")
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+STEADY_AFTER_S = 60.0
+"""An engine that ran this long was healthy: the pause before its restart is the first one again."""
+STOP_TIMEOUT_S = 5.0
+LAST_WORDS_MS = 50
+"""How long to look for messages that a process sent just before it ended."""
 
 
 class EngineState(enum.StrEnum):
@@ -26,6 +55,14 @@ class EngineClient:
         model_name: the name clients use.
         folder: the checkpoint.
         settings: what the engine process is told.
+
+    Attributes:
+        state: what the process does now.
+        failure: why the model cannot be loaded, if so.
+        info: the loaded engine's facts; None until it was ready once.
+        stats: the newest snapshot.
+        num_restarts: how often the process had to be started again.
+        on_stats: called with every snapshot.
     """
 
     def __init__(self, model_name: str, folder: Path, settings: EngineSettings) -> None:
@@ -35,10 +72,20 @@ class EngineClient:
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
         self.num_restarts = 0
+        self.on_stats: Callable[[EngineStats], None] | None = None
+        self._folder = folder
+        self._settings = settings
+        self._streams: dict[str, asyncio.Queue[TokenDelta]] = {}
+        self._known = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._socket: zmq.asyncio.Socket | None = None
+        self._sends: set[asyncio.Future[Any]] = set()
+        self._is_stopping = False
 
     async def start(self) -> None:
         """Start the process and return; `wait_ready` waits for the model."""
-        raise NotImplementedError
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"engine {self.model_name}")
 
     async def wait_ready(self) -> EngineInfo:
         """Wait until the model is loaded.
@@ -46,18 +93,171 @@ class EngineClient:
         Raises:
             ModelLoadError: it cannot be loaded.
         """
-        raise NotImplementedError
+        await self._known.wait()
+        if self.info is None:
+            raise ModelLoadError(self.failure or f"the engine of {self.model_name!r} was shut down while it loaded")
+        return self.info
 
     def generate(self, request: Request) -> AsyncIterator[TokenDelta]:
         """Send `request` and yield its deltas; the last one carries the finish reason.
 
-        Closing the iterator early (aclose, cancellation) aborts the request.
+        Closing the iterator early (aclose, cancellation) aborts the request. When the engine dies, the last delta has
+        FinishReason.ERROR.
 
         Raises:
-            RequestRefusedError, QueueFullError, EngineUnavailableError: before the first delta.
+            RequestRefusedError: it can never run.
+            QueueFullError: too many wait already.
+            EngineUnavailableError: the engine is loading, restarting or stopped.
         """
-        raise NotImplementedError
+        if self.state is not EngineState.READY or self.info is None:
+            message = self.failure or f"the engine of model {self.model_name!r} is {self.state}"
+            raise EngineUnavailableError(message, retry_after_s=5.0)
+        check_request(request, self.info)
+        scheduler = self._settings.scheduler
+        if len(self._streams) >= scheduler.max_num_seqs + scheduler.max_num_waiting:
+            raise QueueFullError(
+                f"{scheduler.max_num_waiting} requests wait already, which is the limit; try again later",
+                retry_after_s=1.0,
+            )
+        return self._stream(request)
 
     async def shutdown(self) -> None:
-        """End the process: running requests are aborted."""
-        raise NotImplementedError
+        """End the process: running requests are aborted. Safe to call twice."""
+        self._is_stopping = True
+        self._send(Stop())
+        if self._process is not None:
+            await _wait_or_kill(self._process)
+        if self._supervisor is not None:
+            await self._supervisor
+
+    async def _stream(self, request: Request) -> AsyncIterator[TokenDelta]:
+        queue: asyncio.Queue[TokenDelta] = asyncio.Queue()
+        self._streams[request.request_id] = queue
+        self._send(Add(request))
+        try:
+            while True:
+                delta = await queue.get()
+                if delta.finish_reason is not None:
+                    self._streams.pop(request.request_id, None)
+                yield delta
+                if delta.finish_reason is not None:
+                    return
+        finally:
+            if self._streams.pop(request.request_id, None) is not None:
+                self._send(Abort(request.request_id))
+
+    async def _supervise(self) -> None:
+        """Run the process; when it dies, say so to all streams, pause, and run it again."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            start_s = time.monotonic()
+            try:
+                await self._run_once()
+            except OSError:
+                logger.exception("the engine process of %s could not be started", self.model_name)
+            self._end_streams()
+            if self._is_stopping or self.failure is not None:
+                break
+            self.num_restarts += 1
+            self.state = EngineState.RESTARTING
+            if time.monotonic() - start_s > STEADY_AFTER_S:
+                pause_s = FIRST_PAUSE_S
+            logger.error("the engine of %s died; it starts again in %.1f s", self.model_name, pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            if self._is_stopping:
+                break
+        self.state = EngineState.STOPPED
+        self._known.set()
+
+    async def _run_once(self) -> None:
+        """One life of the process, from start to end."""
+        folder = tempfile.mkdtemp(prefix="headcount-")  # mode 0700: nobody else can open the socket
+        context = zmq.asyncio.Context()
+        self._socket = context.socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        try:
+            address = f"ipc://{folder}/engine"
+            self._socket.bind(address)
+            self._process = await self._spawn(address)
+            await self._receive_until_exit(self._socket, self._process)
+        finally:
+            self._socket.close()
+            self._socket = None
+            context.term()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _spawn(self, address: str) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "engine.process", stdin=asyncio.subprocess.PIPE
+        )
+        if process.stdin is not None:
+            launch = Launch.of(address, str(self._folder), self._settings)
+            process.stdin.write(msgspec.json.encode(launch) + b"\n")
+        return process
+
+    async def _receive_until_exit(self, socket: zmq.asyncio.Socket, process: asyncio.subprocess.Process) -> None:
+        receiver = asyncio.create_task(self._receive(socket))
+        waiter = asyncio.create_task(process.wait())
+        await asyncio.wait((receiver, waiter), return_when=asyncio.FIRST_COMPLETED)
+        if receiver.done():
+            logger.error("a message of the engine cannot be read: it is ended", exc_info=receiver.exception())
+            process.kill()
+        await waiter
+        await _cancel(receiver)
+        while await socket.poll(LAST_WORDS_MS):
+            self._handle(await socket.recv())
+
+    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            self._handle(await socket.recv())
+
+    def _handle(self, data: bytes) -> None:
+        match decode_from_engine(data):
+            case StepResult(deltas, stats):
+                self._dispatch(deltas)
+                if stats is not None:
+                    self.stats = stats
+                    if self.on_stats is not None:
+                        self.on_stats(stats)
+            case Ready(info):
+                self.info, self.state = info, EngineState.READY
+                self._known.set()
+            case Failed(message):
+                self.failure = message
+
+    def _dispatch(self, deltas: list[TokenDelta]) -> None:
+        for delta in deltas:
+            queue = self._streams.get(delta.request_id)
+            if queue is not None:
+                queue.put_nowait(delta)
+
+    def _end_streams(self) -> None:
+        """The engine is gone: every open stream ends, with an error unless it was asked to stop."""
+        self.stats = EngineStats()
+        reason = FinishReason.ABORT if self._is_stopping else FinishReason.ERROR
+        error = "the server is shutting down" if self._is_stopping else "the engine died while it computed this request"
+        self._dispatch([TokenDelta(request_id, finish_reason=reason, error=error) for request_id in self._streams])
+
+    def _send(self, message: ToEngine) -> None:
+        """Queue a message for the engine; never waits, and does nothing where there is no engine."""
+        if self._socket is None:
+            return
+        future = asyncio.ensure_future(self._socket.send(encode(message)))
+        self._sends.add(future)  # the event loop itself keeps only a weak reference
+        future.add_done_callback(self._sends.discard)
+
+
+async def _wait_or_kill(process: asyncio.subprocess.Process) -> None:
+    try:
+        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task

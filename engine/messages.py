@@ -1,0 +1,79 @@
+"""What the server and an engine process say to each other, as msgpack. No torch.
+
+server -> engine   Start, then Add | Abort, at last Stop
+engine -> server   Ready or Failed once, then StepResult after every step and now and then while idle
+"""
+
+import msgspec
+
+from configs.engine import EngineSettings
+from engine.info import EngineInfo, EngineStats
+from engine.request import Request, TokenDelta
+
+
+class Add(msgspec.Struct, frozen=True, tag=True):
+    """Run this request."""
+
+    request: Request
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """End this request: nobody waits for it any more."""
+
+    request_id: str
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """End the process."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The model is loaded."""
+
+    info: EngineInfo
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The model cannot be loaded, and trying again will not help."""
+
+    message: str
+
+
+class StepResult(msgspec.Struct, frozen=True, tag=True):
+    """What a step gave; `stats` comes only every so often."""
+
+    deltas: list[TokenDelta] = []
+    stats: EngineStats | None = None
+
+
+ToEngine = Add | Abort | Stop
+FromEngine = Ready | Failed | StepResult
+
+encode = msgspec.msgpack.Encoder().encode
+"""Any message -> bytes."""
+
+decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
+"""Bytes -> a message for the engine."""
+
+decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
+"""Bytes -> a message from the engine."""
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """How to start an engine process: the one line of JSON on its standard input.
+
+    The input then stays open: its end tells the engine that the server is gone.
+    """
+
+    address: str
+    folder: str
+    settings_json: str
+
+    @classmethod
+    def of(cls, address: str, folder: str, settings: EngineSettings) -> "Launch":
+        """Launch the checkpoint in `folder` with `settings`, talking over the ZeroMQ `address`."""
+        return cls(address, folder, settings.model_dump_json())
+
+    def settings(self) -> EngineSettings:
+        """The settings, validated again."""
+        return EngineSettings.model_validate_json(self.settings_json)
