@@ -13,7 +13,7 @@ from configs.errors import SettingsError
 from engine.errors import EngineError
 from server.cli.bench import bench
 from server.cli.chat import chat
-from server.cli.errors import CommandError, format_usage_error
+from server.cli.errors import CommandError, usage_problems
 from server.cli.import_ import import_model
 from server.cli.plan import plan
 from server.cli.serve import serve
@@ -38,12 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     tokens = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        status = build_app()(tokens, exit_on_error=False, result_action="return_value")
-    except CycloptsError:
-        return EXIT_USAGE
+        status = build_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _complain(usage_problems(error), EXIT_USAGE)
     except EXPECTED_ERRORS as error:
-        Console(stderr=True, soft_wrap=True).print(f"headcount: {error}", style="red", markup=False, highlight=False)
-        return EXIT_FAILED
+        return _complain(str(error).splitlines(), EXIT_FAILED)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -52,13 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else 0
 
 
+def _complain(problems: list[str], status: int) -> int:
+    """Print the problems, unwrapped so that each stays one line to search for."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    for problem in problems:
+        console.print(f"headcount: {problem}", style="red")
+    return status
+
+
 def build_app() -> App:
     """The parser of all commands."""
     app = App(
         name="headcount",
         help=HELP,
         version=read_version,
-        error_formatter=format_usage_error,
     )
     app.command(serve, name="serve", config=[apply_sources])
     app.command(chat, name="chat")

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from cyclopts import Argument, CycloptsError, Token
 from pydantic import ValidationError
-from rich.text import Text
 
 from configs.errors import Path, explain
 from configs.load import ENV_PREFIX
@@ -14,8 +13,8 @@ class CommandError(Exception):
     """A command that cannot do what it is asked; the message says why, and what to do."""
 
 
-def format_usage_error(error: CycloptsError) -> Text:
-    """A mistake on the command line, in the environment or in a settings file."""
+def usage_problems(error: CycloptsError) -> list[str]:
+    """A mistake on the command line, in the environment or in a settings file, one line a problem; then where to look."""
     cause = error.__cause__
     if isinstance(cause, ValidationError) and error.argument is not None:
         names = _names(error.argument)
@@ -23,9 +22,7 @@ def format_usage_error(error: CycloptsError) -> Text:
     else:
         lines = str(error).strip().splitlines()
     command = " ".join(["headcount", *(error.command_chain or ())])
-    lines = [*(f"headcount: {line}" for line in lines), f"See `{command} --help`."]
-    # One problem stays one line, whatever the width: so it can be searched for.
-    return Text("\n".join(lines), style="red", no_wrap=True, overflow="ignore")
+    return [*lines, f"see `{command} --help`"]
 
 
 def _names(root: Argument) -> dict[Path, str]:

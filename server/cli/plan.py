@@ -90,8 +90,10 @@ def _facts(made: "Plan") -> Table:
 
 
 def _variants(made: "Plan") -> Table:
-    table = Table(title=f"Requests of {made.context_tokens:,} tokens, by key/value heads", box=SIMPLE_HEAD)
-    for heading in ("", "type", "heads", "weights", "KV/token", "KV/request", "tokens", "requests"):
+    table = Table(
+        title=f"Requests of {made.context_tokens:,} tokens, by key/value heads", box=SIMPLE_HEAD, pad_edge=False
+    )
+    for heading in ("", "type", "heads", "weights", "KV/token", "KV/request", "tokens", "at once"):
         table.add_column(heading, justify="left" if heading in ("", "type") else "right", no_wrap=True)
     for row in made.rows:
         table.add_row(
