@@ -33,7 +33,7 @@ ENV PATH=/opt/headcount/bin:$PATH \
     HEADCOUNT_CACHE_DIR=/var/cache/headcount \
     HEADCOUNT_HOST=0.0.0.0 \
     HEADCOUNT_PORT=8000
-USER headcount
+USER 10001
 WORKDIR /home/headcount
 VOLUME /var/cache/headcount
 EXPOSE 8000

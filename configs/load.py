@@ -23,11 +23,13 @@ class Layer(NamedTuple):
 
     Attributes:
         source: what an error calls it.
-        values: flat name -> value; `models` holds tables.
+        values: flat name -> value.
+        models: the tables `[models.NAME]`.
     """
 
     source: str
     values: dict[str, Any]
+    models: dict[str, dict[str, Any]] = {}
 
 
 def read_env(environ: Mapping[str, str]) -> Layer:
@@ -69,7 +71,10 @@ def read_toml(path: Path, source: str | None = None) -> Layer:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
     check_names(values, flat_fields(ServeSettings), source)
-    return Layer(source, values)
+    models = values.pop("models", {})
+    if not isinstance(models, dict) or not all(isinstance(table, dict) for table in models.values()):
+        raise SettingsError(f"models in {source} must be tables, one for each model: [models.NAME]")
+    return Layer(source, values, models)
 
 
 def read_preset(name: str) -> Layer:

@@ -18,7 +18,7 @@ def usage_problems(error: CycloptsError) -> list[str]:
     cause = error.__cause__
     if isinstance(cause, ValidationError) and error.argument is not None:
         names = _names(error.argument)
-        lines = explain(cause, lambda path: names.get(path, f"--{path[-1].replace('_', '-')}"))
+        lines = explain(cause, lambda path: names.get(path) or "--" + "-".join(path[-1:]).replace("_", "-"))
     else:
         lines = str(error).strip().splitlines()
     command = " ".join(["headcount", *(error.command_chain or ())])

@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from cyclopts import App, ArgumentCollection, CycloptsError
+from cyclopts import App, ArgumentCollection, CycloptsError, Token
 from cyclopts.config import Dict
 
 from configs.errors import SettingsError
-from configs.load import ENV_PREFIX, read_layers
+from configs.load import ENV_PREFIX, Layer, read_layers
 
 
 def apply_sources(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -23,6 +23,17 @@ def apply_sources(app: App, commands: tuple[str, ...], arguments: ArgumentCollec
         raise CycloptsError(msg=str(error), command_chain=commands) from None
     for layer in layers:
         Dict(layer.values, source=layer.source, use_commands_as_keys=False)(app, commands, arguments)
+        _apply_tables(layer, arguments)
+
+
+def _apply_tables(layer: Layer, arguments: ArgumentCollection) -> None:
+    """The tables `[models.NAME]`, token by token: a name may hold dots, at which `Dict` would cut it."""
+    argument = next(argument for argument in arguments if argument.name == "--models")
+    given = {token.keys for token in argument.tokens}
+    for name, table in layer.models.items():
+        for key, value in table.items():
+            if (name, key) not in given:
+                argument.append(Token(keyword=key, value=str(value), source=layer.source, keys=(name, key)))
 
 
 def _given(arguments: ArgumentCollection, name: str) -> str | None:

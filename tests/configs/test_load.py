@@ -47,6 +47,15 @@ def test_what_is_no_toml_is_refused(tmp_path: Path, text: str) -> None:
         read_toml(file)
 
 
+def test_models_are_tables(tmp_path: Path) -> None:
+    file = tmp_path / "serve.toml"
+    file.write_text("models = ['demo']")
+    with pytest.raises(SettingsError, match="must be tables"):
+        read_toml(file)
+    file.write_text("[models.demo]\npath = 'x'")
+    assert read_toml(file).models == {"demo": {"path": "x"}}
+
+
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"cannot read .*absent\.toml: No such file"):
         read_toml(tmp_path / "absent.toml")
