@@ -173,7 +173,9 @@ class BlockPool:
             states = (block_id in free) + (block_id in self._cached) + (ref_count > 0)
             if states != 1 or ref_count < 0:
                 raise PoolIntegrityError(f"block {block_id} is in {states} states, ref_count {ref_count}")
-        if len(free) + len(self._cached) + self.num_used_blocks != self.num_blocks or self.num_used_blocks < 0:
+        # Every block has one state, so what is left over on a list is no block of this pool.
+        num_used = sum(ref_count > 0 for ref_count in self._ref_counts)
+        if len(free) + len(self._cached) + num_used != self.num_blocks:
             raise PoolIntegrityError("free + cached + used is not the number of blocks")
 
     def _check_hashes(self) -> None:

@@ -32,33 +32,37 @@ class KVStorage:
             raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
         self.num_blocks = num_blocks
         shape = (num_blocks, geometry.block_size)
-        self._layers = [_allocate_layer(layer, shape, dtype, device) for layer in geometry.layers]
+        self._owned: list[torch.Tensor] = []
+        # Views are made once: decoding asks for them in every layer of every step.
+        self._keys: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
+        for layer in geometry.layers:
+            tensors = [_zeroed(dims, dtype, device) for dims in _layer_shapes(layer, shape)]
+            keys, values = tensors if len(tensors) == 2 else tensors[0].unbind(0)
+            self._owned += tensors
+            self._keys.append(keys)
+            self._values.append(values)
 
     def k(self, layer_idx: int) -> torch.Tensor:
         """Keys of one layer: a contiguous view [num_blocks, block_size, num_kv_heads, k_head_dim]."""
-        return self._layers[layer_idx][0]
+        return self._keys[layer_idx]
 
     def v(self, layer_idx: int) -> torch.Tensor:
         """Values of one layer: a contiguous view [num_blocks, block_size, num_kv_heads, v_head_dim]."""
-        return self._layers[layer_idx][1]
+        return self._values[layer_idx]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the memory behind the tensors, as PyTorch reports it."""
-        tensors = (
-            tensor for layer in self._layers for tensor in ([layer] if isinstance(layer, torch.Tensor) else layer)
-        )
-        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._owned)
 
 
-def _allocate_layer(
-    layer: LayerGeometry, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Either way [0] are the keys and [1] the values."""
+def _layer_shapes(layer: LayerGeometry, shape: tuple[int, int]) -> list[tuple[int, ...]]:
+    """One shape for keys and values together where they are equally wide, else one each."""
     heads = (*shape, layer.num_kv_heads)
     if layer.k_head_dim == layer.v_head_dim:
-        return _zeroed((2, *heads, layer.k_head_dim), dtype, device)
-    return _zeroed((*heads, layer.k_head_dim), dtype, device), _zeroed((*heads, layer.v_head_dim), dtype, device)
+        return [(2, *heads, layer.k_head_dim)]
+    return [(*heads, layer.k_head_dim), (*heads, layer.v_head_dim)]
 
 
 def _zeroed(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

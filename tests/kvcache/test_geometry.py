@@ -1,0 +1,125 @@
+import pytest
+
+from kvcache.geometry import AttentionType, KVGeometry, LayerGeometry
+
+
+def geometry(
+    num_layers: int, num_q_heads: int, num_kv_heads: int, head_dim: int, *, dtype_bytes: int = 2, block_size: int = 16
+) -> KVGeometry:
+    layer = LayerGeometry(num_q_heads, num_kv_heads, head_dim, head_dim)
+    return KVGeometry((layer,) * num_layers, dtype_bytes, block_size)
+
+
+SMOLLM2 = geometry(30, 9, 3, 64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "bytes_per_token"),
+    [
+        pytest.param((30, 9, 3, 64), 23_040, id="SmolLM2-135M"),
+        pytest.param((32, 32, 32, 128), 524_288, id="Llama-2-7B"),
+        pytest.param((32, 32, 8, 128), 131_072, id="Llama-3-8B"),
+        pytest.param((32, 71, 1, 64), 8_192, id="Falcon-7B"),
+        pytest.param((12, 12, 12, 64), 36_864, id="GPT-2"),
+    ],
+)
+def test_bytes_per_token_of_known_models(shape: tuple[int, int, int, int], bytes_per_token: int) -> None:
+    assert geometry(*shape).bytes_per_token == bytes_per_token
+    assert geometry(*shape, dtype_bytes=4).bytes_per_token == 2 * bytes_per_token
+
+
+@pytest.mark.parametrize(
+    ("num_q_heads", "num_kv_heads", "expected"),
+    [
+        (9, 9, AttentionType.MHA),
+        (9, 3, AttentionType.GQA),
+        (9, 1, AttentionType.MQA),
+        (1, 1, AttentionType.MHA),
+    ],
+)
+def test_attention_type(num_q_heads: int, num_kv_heads: int, expected: AttentionType) -> None:
+    assert geometry(2, num_q_heads, num_kv_heads, 64).attention_type is expected
+
+
+def test_layers_may_differ() -> None:
+    layers = (LayerGeometry(8, 8, 64, 64), LayerGeometry(8, 2, 192, 128))
+    mixed = KVGeometry(layers, dtype_bytes=2, block_size=16)
+    assert mixed.attention_type is AttentionType.MIXED
+    assert mixed.bytes_per_token == (8 * (64 + 64) + 2 * (192 + 128)) * 2
+
+
+@pytest.mark.parametrize(("num_tokens", "num_blocks"), [(0, 0), (1, 1), (16, 1), (17, 2), (32, 2)])
+def test_tokens_occupy_whole_blocks(num_tokens: int, num_blocks: int) -> None:
+    assert SMOLLM2.num_blocks(num_tokens) == num_blocks
+    assert SMOLLM2.bytes_per_request(num_tokens) == num_blocks * 16 * 23_040
+
+
+def test_memory_holds_whole_blocks_only() -> None:
+    two_blocks = 2 * SMOLLM2.bytes_per_block
+    assert SMOLLM2.num_blocks_in(two_blocks) == 2
+    assert SMOLLM2.num_blocks_in(two_blocks - 1) == 1
+    assert SMOLLM2.num_blocks_in(-1) == 0
+    assert SMOLLM2.longest_context_in(two_blocks) == 32
+    assert SMOLLM2.longest_context_in(two_blocks - 1) == 16
+    assert SMOLLM2.num_requests_in(two_blocks, 16) == 2
+    assert SMOLLM2.num_requests_in(two_blocks, 17) == 1
+    assert SMOLLM2.num_requests_in(two_blocks, 33) == 0
+
+
+def test_objection_names_needed_available_and_longest() -> None:
+    available = SMOLLM2.bytes_per_request(100)
+    assert SMOLLM2.objection(112, available) is None
+    message = SMOLLM2.objection(113, available)
+    assert message is not None
+    for number in ("113", f"{SMOLLM2.bytes_per_request(113):,}", f"{available:,}", "112", "23,040"):
+        assert number in message
+
+
+def test_objection_to_no_memory_at_all() -> None:
+    message = SMOLLM2.objection(1, -5)
+    assert message is not None
+    assert "available are 0" in message
+
+
+def test_the_longest_context_is_the_boundary_of_the_objection() -> None:
+    for memory_bytes in (0, 1, 368_639, 368_640, 1_000_000, 10**9):
+        longest = SMOLLM2.longest_context_in(memory_bytes)
+        assert SMOLLM2.objection(longest, memory_bytes) is None
+        assert SMOLLM2.objection(longest + 1, memory_bytes) is not None
+
+
+def test_what_if_covers_every_divisor_most_heads_first() -> None:
+    rows = SMOLLM2.what_if()
+    assert [row.layers[0].num_kv_heads for row in rows] == [9, 3, 1]
+    assert [row.bytes_per_token for row in rows] == [69_120, 23_040, 7_680]
+    assert SMOLLM2 in rows
+
+
+def test_what_if_of_unequal_layers_takes_common_divisors() -> None:
+    layers = (LayerGeometry(8, 8, 64, 64), LayerGeometry(12, 4, 64, 64))
+    rows = KVGeometry(layers, dtype_bytes=2, block_size=16).what_if()
+    assert [row.layers[0].num_kv_heads for row in rows] == [4, 2, 1]
+
+
+def test_with_num_kv_heads_refuses_what_does_not_divide() -> None:
+    with pytest.raises(ValueError, match="multiple of num_kv_heads, got 9 and 2"):
+        SMOLLM2.with_num_kv_heads(2)
+
+
+@pytest.mark.parametrize("field", ["num_q_heads", "num_kv_heads", "k_head_dim", "v_head_dim"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_layer_sizes_are_positive(field: str, value: int) -> None:
+    sizes = {"num_q_heads": 8, "num_kv_heads": 2, "k_head_dim": 64, "v_head_dim": 64, field: value}
+    with pytest.raises(ValueError, match=f"{field} must be at least 1, got {value}"):
+        LayerGeometry(**sizes)
+
+
+@pytest.mark.parametrize("field", ["dtype_bytes", "block_size"])
+def test_geometry_sizes_are_positive(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
+        geometry(1, 8, 2, 64, **{field: 0})
+
+
+def test_a_geometry_has_layers() -> None:
+    with pytest.raises(ValueError, match="at least one attention layer"):
+        KVGeometry((), dtype_bytes=2, block_size=16)
