@@ -29,7 +29,7 @@ class Layer(NamedTuple):
 
     source: str
     values: dict[str, Any]
-    models: dict[str, dict[str, Any]] = {}
+    models: dict[str, dict[str, Any]]
 
 
 def read_env(environ: Mapping[str, str]) -> Layer:
@@ -50,7 +50,7 @@ def read_env(environ: Mapping[str, str]) -> Layer:
         raise SettingsError(*problems)
     if "model" in values:
         values["model"] = [name.strip() for name in values["model"].split(",") if name.strip()]
-    return Layer("the environment", values)
+    return Layer("the environment", values, {})
 
 
 def _suggest_variable(name: str, known: list[str]) -> str:
