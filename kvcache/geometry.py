@@ -117,17 +117,6 @@ class KVGeometry(msgspec.Struct, frozen=True):
         """Tokens of the longest single request that fits in `memory_bytes`: whole blocks only."""
         return self.num_blocks_in(memory_bytes) * self.block_size
 
-    def objection(self, num_tokens: int, memory_bytes: int) -> str | None:
-        """Why one request of `num_tokens` tokens does not fit in `memory_bytes`, or None where it does."""
-        needed_bytes = self.bytes_per_request(num_tokens)
-        if needed_bytes <= memory_bytes:
-            return None
-        return (
-            f"{num_tokens:,} tokens need {needed_bytes:,} bytes of KV cache ({self.bytes_per_token:,} a token, in blocks "
-            f"of {self.block_size}), available are {max(0, memory_bytes):,}; "
-            f"the longest context that fits is {self.longest_context_in(memory_bytes):,} tokens"
-        )
-
     def with_num_kv_heads(self, num_kv_heads: int) -> Self:
         """The same model with another number of KV heads in every layer.
 

@@ -66,26 +66,11 @@ def test_memory_holds_whole_blocks_only() -> None:
     assert SMOLLM2.num_requests_in(two_blocks, 33) == 0
 
 
-def test_objection_names_needed_available_and_longest() -> None:
-    available = SMOLLM2.bytes_per_request(100)
-    assert SMOLLM2.objection(112, available) is None
-    message = SMOLLM2.objection(113, available)
-    assert message is not None
-    for number in ("113", f"{SMOLLM2.bytes_per_request(113):,}", f"{available:,}", "112", "23,040"):
-        assert number in message
-
-
-def test_objection_to_no_memory_at_all() -> None:
-    message = SMOLLM2.objection(1, -5)
-    assert message is not None
-    assert "available are 0" in message
-
-
-def test_the_longest_context_is_the_boundary_of_the_objection() -> None:
+def test_the_longest_context_fits_and_one_token_more_does_not() -> None:
     for memory_bytes in (0, 1, 368_639, 368_640, 1_000_000, 10**9):
         longest = SMOLLM2.longest_context_in(memory_bytes)
-        assert SMOLLM2.objection(longest, memory_bytes) is None
-        assert SMOLLM2.objection(longest + 1, memory_bytes) is not None
+        assert SMOLLM2.bytes_per_request(longest) <= memory_bytes
+        assert SMOLLM2.bytes_per_request(longest + 1) > memory_bytes
 
 
 def test_what_if_covers_every_divisor_most_heads_first() -> None:
