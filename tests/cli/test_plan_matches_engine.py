@@ -1,0 +1,40 @@
+"""The plan, made from headers alone, and the engine that has loaded the model say the same numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.engine import EngineSettings
+from configs.fields import with_overrides
+from engine.info import EngineInfo
+from engine.loading import load_engine
+from server.cli.planning import Assumptions, Plan, plan_folder
+from tests.engine.tiny_models import build_model, save_model
+
+KV_BYTES = 1_000_000
+
+
+def load_and_plan(family: str, folder: Path, dtype: str) -> tuple[EngineInfo, Plan]:
+    save_model(build_model(family), folder)
+    overrides: dict[str, Any] = {"dtype": dtype, "device": "cpu", "kv_cache_memory_bytes": KV_BYTES, "block_size": 8}
+    info = load_engine(folder, with_overrides(EngineSettings(), overrides, "test")).info
+    memory_bytes = info.ledger.weights_bytes + KV_BYTES
+    assumptions = Assumptions(memory_bytes=memory_bytes, dtype=dtype, context_tokens=None, block_size=8)
+    return info, plan_folder("tiny", folder, assumptions)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_plan_and_engine_agree_to_the_byte(family: str, dtype: str, tmp_path: Path) -> None:
+    info, plan = load_and_plan(family, tmp_path, dtype)
+    actual = next(row for row in plan.rows if row.label == "actual")
+    assert plan.weights_bytes == actual.weights_bytes == info.ledger.weights_bytes
+    assert plan.kv_bytes_per_token == info.geometry.bytes_per_token
+    assert plan.kv_bytes_per_block == info.geometry.bytes_per_block
+    assert actual.num_blocks == info.num_blocks
+    assert actual.kv_cache_bytes == info.ledger.kv_cache_bytes
+    assert (plan.dtype, plan.max_model_len) == (info.dtype, info.max_model_len)
+    assert plan.attention_type == info.geometry.attention_type
+    what_if = [geometry.bytes_per_token for geometry in info.geometry.what_if()]
+    assert [row.kv_bytes_per_token for row in plan.rows] == what_if
