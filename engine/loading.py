@@ -74,7 +74,7 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     storage = KVStorage(geometry, num_blocks, placement.dtype, device)
     phases.end("kv_cache")
     runner, objections = _build_runner(checkpoint, settings, placement, decoder, storage)
-    workspace_bytes = _warm_up(runner, geometry, num_blocks, device)
+    workspace_bytes = _warm_up(runner, geometry, placement)
     phases.end("warm_up")
     info = EngineInfo(
         architecture=checkpoint.spec.architecture,
@@ -142,12 +142,12 @@ def _build_runner(
     return runner, objections
 
 
-def _warm_up(runner: Runner, geometry: KVGeometry, num_blocks: int, device: torch.device) -> int:
+def _warm_up(runner: Runner, geometry: KVGeometry, placement: Placement) -> int:
     """Run one prefill, so that no request pays for first-time set-up; the memory it took beyond what was held before.
 
     It writes to slots that no request owns yet.
     """
-    num_tokens = min(WARM_UP_TOKENS, num_blocks * geometry.block_size)
+    num_tokens, device = min(WARM_UP_TOKENS, placement.max_model_len), placement.device
     request = Request(
         request_id="warm-up", prompt_token_ids=[0] * num_tokens, sampling_params=SamplingParams(temperature=0)
     )

@@ -12,7 +12,8 @@ from engine.errors import KVCapacityError
 from engine.info import MemoryLedger
 from kvcache.geometry import KVGeometry
 
-MAX_CPU_KV_BYTES = 4 << 30
+MAX_CPU_KV_BYTES = 2 << 30
+"""What the KV pool takes on a CPU at most where no number is set: zeroing it is part of every start."""
 
 
 def process_bytes(device: torch.device) -> int:

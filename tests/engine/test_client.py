@@ -1,0 +1,145 @@
+"""The engine process and its client: a real process, a tiny model."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from engine.client import EngineClient, EngineState
+from engine.errors import EngineUnavailableError, ModelLoadError, QueueFullError, RequestRefusedError
+from engine.info import EngineStats
+from engine.request import FinishReason, Request, TokenDelta
+from tests.engine.tiny_models import build_model, make_request, prompt, save_model, settings, tokens
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(build_model("llama", max_position_embeddings=2048), tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+async def client(folder: Path) -> AsyncIterator[EngineClient]:
+    client = EngineClient("tiny", folder, settings(max_num_seqs=3, max_num_waiting=2))
+    await client.start()
+    await client.wait_ready()
+    yield client
+    await client.shutdown()
+
+
+async def collect(client: EngineClient, request: Request) -> list[TokenDelta]:
+    return [delta async for delta in client.generate(request)]
+
+
+async def until_idle(client: EngineClient) -> EngineStats:
+    """The first snapshot without a request in it."""
+    for _ in range(100):
+        await asyncio.sleep(0.05)
+        if client.stats.num_running + client.stats.num_waiting == 0:
+            return client.stats
+    raise AssertionError(f"requests are left: {client.stats}")
+
+
+async def test_streams_run_side_by_side(client: EngineClient) -> None:
+    requests = [make_request(f"r{i}", prompt(5 + i), ignore_eos=True) for i in range(4)]
+    together = await asyncio.gather(*(collect(client, request) for request in requests))
+    alone = await collect(client, make_request("alone", prompt(6), ignore_eos=True))
+    assert tokens(together[1]) == tokens(alone)
+    assert all(deltas[-1].finish_reason is FinishReason.LENGTH for deltas in together)
+
+
+async def test_closing_a_stream_aborts_its_request(client: EngineClient) -> None:
+    stream = client.generate(make_request("long", prompt(5), max_tokens=2000, ignore_eos=True))
+    async for _ in stream:
+        break
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert (await until_idle(client)).num_used_blocks == 0
+
+
+async def test_requests_that_can_never_run_are_refused(client: EngineClient) -> None:
+    with pytest.raises(RequestRefusedError, match="the context holds 2048 tokens") as caught:
+        client.generate(make_request("r", prompt(5), max_tokens=2044))
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "max_tokens")
+    with pytest.raises(RequestRefusedError, match="token ids must be 0 to 100, got 101") as caught:
+        client.generate(make_request("r", [5, 101]))
+    assert caught.value.param == "prompt"
+    with pytest.raises(RequestRefusedError, match="at least 1 token"):
+        client.generate(make_request("r", []))
+
+
+async def test_a_full_queue_is_refused(client: EngineClient) -> None:
+    streams = [
+        client.generate(make_request(f"q{i}", prompt(5), max_tokens=2000, ignore_eos=True)) for i in range(5)
+    ]
+    firsts = [asyncio.ensure_future(anext(stream)) for stream in streams]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFullError, match="2 requests wait already") as caught:
+        client.generate(make_request("one-more", prompt(5)))
+    assert caught.value.retry_after_s > 0
+    for first, stream in zip(firsts, streams, strict=True):
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await stream.aclose()  # type: ignore[attr-defined]
+    await until_idle(client)
+
+
+async def test_snapshots_arrive(client: EngineClient) -> None:
+    seen: list[EngineStats] = []
+    client.on_stats = seen.append
+    await collect(client, make_request("s", prompt(5), ignore_eos=True))
+    await until_idle(client)
+    client.on_stats = None
+    assert sum(len(stats.observations.step_seconds) for stats in seen) >= 16
+
+
+async def test_a_killed_engine_ends_its_streams_and_comes_back(folder: Path) -> None:
+    client = EngineClient("tiny", folder, settings())
+    await client.start()
+    await client.wait_ready()
+    stream = asyncio.create_task(collect(client, make_request("r", prompt(5), max_tokens=2000, ignore_eos=True)))
+    await asyncio.sleep(0.3)
+    os.kill(client.pid or 0, signal.SIGKILL)
+    deltas = await asyncio.wait_for(stream, 5)
+    assert deltas[-1].finish_reason is FinishReason.ERROR
+    assert client.state is EngineState.RESTARTING
+    with pytest.raises(EngineUnavailableError, match="restarting") as caught:
+        client.generate(make_request("s", prompt(5)))
+    assert caught.value.retry_after_s > 0
+    for _ in range(300):
+        await asyncio.sleep(0.05)
+        if client.state is EngineState.READY:
+            break
+    assert len(tokens(await collect(client, make_request("t", prompt(5), ignore_eos=True)))) == 16
+    assert client.num_restarts == 1
+    await client.shutdown()
+    assert client.state is EngineState.STOPPED
+
+
+async def test_a_model_that_cannot_be_loaded_is_not_tried_again(tmp_path: Path) -> None:
+    folder = save_model(build_model("llama"), tmp_path)
+    (folder / "model.safetensors").unlink()
+    client = EngineClient("broken", folder, settings())
+    await client.start()
+    with pytest.raises(ModelLoadError, match="safetensors"):
+        await client.wait_ready()
+    assert (client.state, client.num_restarts) == (EngineState.STOPPED, 0)
+    await client.shutdown()
+
+
+async def test_the_engine_ends_with_its_server(folder: Path) -> None:
+    client = EngineClient("tiny", folder, settings())
+    await client.start()
+    await client.wait_ready()
+    pid = client.pid or 0
+    await client.shutdown()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -1,0 +1,138 @@
+"""Checkpoints that do not fit their config: each error names the tensor, what was expected and what it is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from checkpoints.errors import CheckpointError
+from engine.core import EngineCore
+from engine.errors import EngineError, KVCapacityError, ModelLoadError
+from tests.engine.tiny_models import build_model, make_request, prompt, run, save_model, tokens
+
+Load = Callable[..., EngineCore]
+Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_model(build_model("llama"), tmp_path)
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    path = folder / "model.safetensors"
+    found = load_file(path)
+    change(found)
+    save_file(found, path)
+
+
+def test_missing_tensor(folder: Path, load: Load) -> None:
+    edit_tensors(folder, lambda found: found.__delitem__(Q_PROJ))
+    with pytest.raises(ModelLoadError, match=rf"missing {Q_PROJ}"):
+        load(folder)
+
+
+def test_extra_tensor(folder: Path, load: Load) -> None:
+    edit_tensors(folder, lambda found: found.update({"model.layers.9.surprise": torch.zeros(1)}))
+    with pytest.raises(ModelLoadError, match=r"not expected model\.layers\.9\.surprise"):
+        load(folder)
+
+
+def test_many_missing_tensors_are_counted(folder: Path, load: Load) -> None:
+    edit_config(folder, num_hidden_layers=5)
+    with pytest.raises(ModelLoadError, match=r"missing .* and 13 more"):
+        load(folder)
+
+
+def test_wrong_shape(folder: Path, load: Load) -> None:
+    edit_tensors(folder, lambda found: found.update({Q_PROJ: torch.zeros(48, 47)}))
+    with pytest.raises(ModelLoadError, match=rf"'{Q_PROJ}': expected shape \[48, 48\], got \[48, 47\]"):
+        load(folder)
+
+
+def test_wrong_dtype(folder: Path, load: Load) -> None:
+    edit_tensors(folder, lambda found: found.update({Q_PROJ: torch.zeros(48, 48, dtype=torch.int32)}))
+    with pytest.raises(ModelLoadError, match=rf"'{Q_PROJ}': expected dtype BF16, .*, got I32"):
+        load(folder)
+
+
+def test_truncated_file(folder: Path, load: Load) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load(folder)
+
+
+def test_corrupt_header(folder: Path, load: Load) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:8] + b"not json" + path.read_bytes()[16:])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load(folder)
+
+
+def test_missing_shard(tmp_path: Path, load: Load) -> None:
+    folder = save_model(build_model("llama"), tmp_path, max_shard_size="100KB")
+    victim = sorted(folder.glob("*.safetensors"))[1]
+    victim.unlink()
+    with pytest.raises(CheckpointError, match=victim.name):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_key_value_heads": 4}, r"query heads \(6\) must be a multiple of the key/value heads \(4\)"),
+        ({"architectures": ["MambaForCausalLM"]}, r"MambaForCausalLM; supported: GPT2LMHeadModel, LlamaForCausalLM"),
+        ({"architectures": None}, r"architecture not supported: none"),
+        ({"hidden_size": None}, r"lacks 'hidden_size'"),
+        ({"hidden_size": "48"}, r"'hidden_size' must be of type int, got '48'"),
+        ({"hidden_size": 50, "head_dim": None}, r"the hidden size \(50\) must be a multiple of the query heads \(6\)"),
+        ({"num_hidden_layers": 0}, r"'num_hidden_layers' must be at least 1"),
+        ({"hidden_act": "mish"}, r"'hidden_act' must be one of .*silu.*, got 'mish'"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, r"rope type 'spiral' is not supported; supported: default"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, r"lacks 'low_freq_factor'"),
+    ],
+)
+def test_a_config_that_makes_no_model(folder: Path, load: Load, changes: dict[str, Any], message: str) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(EngineError, match=message):
+        load(folder)
+
+
+def test_a_context_beyond_the_models(folder: Path, load: Load) -> None:
+    with pytest.raises(ModelLoadError, match=r"max_model_len must be at most 256.*got 300"):
+        load(folder, max_model_len=300)
+
+
+def test_a_pool_too_small_names_the_longest_context_that_fits(folder: Path, load: Load) -> None:
+    with pytest.raises(KVCapacityError, match=r"needs 196608 bytes .* 100000 are available; .* fits is 128 tokens"):
+        load(folder, kv_cache_memory_bytes=100_000)
+    load(folder, kv_cache_memory_bytes=100_000, max_model_len=128)
+
+
+def test_gpt2_without_its_prefix(tmp_path: Path, load: Load) -> None:
+    folder = save_model(build_model("gpt2"), tmp_path / "with")
+    bare = save_model(build_model("gpt2"), tmp_path / "without")
+    path = bare / "model.safetensors"
+    save_file({name.removeprefix("transformer."): t for name, t in load_file(path).items()}, path)
+    outputs = [tokens(run(load(f), [make_request("r", prompt(6))])["r"]) for f in (folder, bare)]
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_dtype_runs(folder: Path, load: Load, dtype: str) -> None:
+    core = load(folder, dtype=dtype)
+    assert core.info.dtype == dtype
+    assert core.info.ledger.weights_bytes == core.info.geometry.dtype_bytes * sum(
+        parameter.numel() for parameter in build_model("llama").parameters()
+    )
+    assert len(tokens(run(core, [make_request("r", prompt(9), ignore_eos=True)])["r"])) == 16
