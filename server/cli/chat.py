@@ -14,6 +14,7 @@ from server.cli.options import ServerOptions
 if TYPE_CHECKING:
     from server.cli.conversation import Conversation
 
+PROMPT = "\nyou > "
 HELP = "/reset forgets the conversation, Ctrl-C stops an answer, Ctrl-D ends"
 
 
@@ -81,7 +82,7 @@ def _converse(conversation: "Conversation", console: Console) -> None:
     console.print(f"[bold]{conversation.model}[/] at {conversation.url}\n[dim]{HELP}[/]")
     while True:
         try:
-            question = console.input("\n[bold cyan]you[/] > ").strip()
+            question = input(PROMPT).strip()
         except EOFError:
             console.print()
             return

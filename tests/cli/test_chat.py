@@ -89,14 +89,14 @@ def test_at_a_terminal_it_is_a_conversation(
 ) -> None:
     lines = iter(["one", "two", "/help", "/reset", "three"])
 
-    def say(_console: object, *_args: object) -> str:
+    def say(_prompt: str) -> str:
         line = next(lines, None)
         if line is None:
             raise EOFError
         return line
 
     monkeypatch.setattr("sys.stdin", Terminal())
-    monkeypatch.setattr("rich.console.Console.input", say)
+    monkeypatch.setattr("builtins.input", say)
     assert main(["chat", "--url", fake_server.url]) == 0
     said = [[message["content"] for message in body["messages"]] for body in fake_server.received]
     assert said == [["one"], ["one", "Hello 🌍", "two"], ["three"]]
