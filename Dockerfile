@@ -13,10 +13,9 @@ ARG TORCH_INDEX=""
 WORKDIR /src
 RUN python -m venv /opt/headcount
 # Dependencies first: they stay cached while only the source changes.
-COPY pyproject.toml constraints.txt headcount.py ./
+COPY pyproject.toml constraints.txt README.md LICENSE headcount.py ./
 COPY deploy/install.sh deploy/
 RUN PIP_NO_CACHE_DIR=1 TORCH_INDEX="${TORCH_INDEX}" deploy/install.sh /opt/headcount/bin/python .
-COPY README.md LICENSE ./
 COPY configs configs
 COPY kvcache kvcache
 COPY checkpoints checkpoints
