@@ -1,6 +1,7 @@
 """Folders that appear complete or not at all, made by one process at a time."""
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 from checkpoints.errors import DestinationError, FolderUnreadableError
 
 CONFIG_FILE = "config.json"
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -86,12 +89,24 @@ def _lock(path: Path) -> int:
     """A descriptor that holds the lock on the file that goes by the name `path` now."""
     while True:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("another process is making this model: waiting for it (%s)", path)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         # Its last holder removed the file before letting go: then the lock we hold is on a file without a name,
         # and others may hold one on its successor.
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+        if _is_named(descriptor, path):
             return descriptor
         os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether `path` is the name of the open file now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _take_place(part: Path, folder: Path) -> None:

@@ -24,6 +24,7 @@ class GGUFFile:
         ModelNotFoundError: there is no such file.
         FolderUnreadableError: it cannot be read.
         GGUFError: it is no GGUF file, truncated or corrupt.
+        UnsupportedModelError: it is big-endian, or one part of several.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,6 +33,9 @@ class GGUFFile:
         self._reader = _open(path)
         self.tensors: dict[str, ReaderTensor] = {tensor.name: tensor for tensor in self._reader.tensors}
         self._values: dict[str, Any] = {}
+        if self.find("split.count") not in (None, 0, 1):
+            remedy = "Merge its parts into one file first"
+            raise UnsupportedModelError(f"{path} is one part of a split model", remedy=remedy)
 
     @property
     def architecture(self) -> str:

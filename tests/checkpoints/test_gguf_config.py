@@ -81,6 +81,14 @@ def test_big_endian(tmp_path: Path) -> None:
         GGUFFile(tmp_path / "m.gguf")
 
 
+def test_split_model(tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_uint16("split.count", 3)
+    finish(writer)
+    with pytest.raises(UnsupportedModelError, match=r"is one part of a split model\. Merge its parts"):
+        GGUFFile(tmp_path / "m.gguf")
+
+
 def test_every_truncation_of_the_metadata_is_seen(tmp_path: Path) -> None:
     writer = GGUFWriter(tmp_path / "m.gguf", "llama")
     writer.add_array("list", ["a", "b"])
