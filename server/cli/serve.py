@@ -27,8 +27,8 @@ def serve(
         preset: a settings file that comes with headcount: cpu, demo or h200.
     """
     from checkpoints.resolve import resolve_model
-    from server.run import load_served_model
     from server.run import serve as run_server
+    from server.served_model import load_served_model
 
     folders = [(entry, resolve_model(entry.source)) for entry in settings.entries()]
     models = {entry.name: load_served_model(entry.name, folder, entry.settings) for entry, folder in folders}
