@@ -1,0 +1,83 @@
+"""The ASGI application: routes, middleware, and the life of the engines behind it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from configs.http import HTTPSettings
+from engine.errors import ModelLoadError
+from server.auth import APIKeyMiddleware, open_paths
+from server.drain import DrainMiddleware
+from server.errors import install_error_handlers
+from server.limits import BodyLimitMiddleware
+from server.request_id import RequestIdMiddleware
+from server.routes import chat, completions, health, kv, models, tokenize
+from server.served_model import ServedModel, ServerState
+
+logger = logging.getLogger("headcount.server")
+
+
+def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
+    """The application that serves `served`; its lifespan starts and ends their engines.
+
+    Args:
+        http: limits and the API key.
+        served: the models by name.
+    """
+    state = ServerState(http, served, created_s=int(time.time()))
+    app = FastAPI(title="headcount", version=version("headcount"), lifespan=_lifespan, redoc_url=None)
+    app.state.server = state
+    install_error_handlers(app)
+    for module in (completions, chat, models, tokenize, kv, health):
+        app.include_router(module.router)
+    api_key = http.api_key.get_secret_value() if http.api_key else None
+    # The last one added is the outermost: every response carries a request id, refused ones too.
+    app.add_middleware(BodyLimitMiddleware, max_body_bytes=http.max_body_bytes)
+    app.add_middleware(DrainMiddleware, state=state)
+    app.add_middleware(APIKeyMiddleware, api_key=api_key, open_paths=open_paths(http))
+    app.add_middleware(RequestIdMiddleware)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Start all engines at once; HTTP answers while they load. At the end, stop them."""
+    state: ServerState = app.state.server
+    clients = [model.client for model in state.models.values()]
+    for model in state.models.values():
+        state.metrics.register(model)
+        await model.client.start()
+    reports = [asyncio.create_task(_report(model)) for model in state.models.values()]
+    yield
+    await asyncio.gather(*(client.shutdown() for client in clients))
+    await asyncio.gather(*reports)
+
+
+async def _report(model: ServedModel) -> None:
+    """Log how loading ended."""
+    try:
+        info = await model.client.wait_ready()
+    except ModelLoadError as error:
+        logger.error("model %s: %s", model.name, error)
+        return
+    geometry = info.geometry
+    logger.info(
+        "model %s is ready after %.1f s: %s, %s attention, %d KV heads of %d query heads, %d KV bytes a token,"
+        " %d blocks of %d tokens, %s on %s",
+        model.name,
+        sum(info.startup_s.values()),
+        info.architecture,
+        geometry.attention_type,
+        geometry.layers[0].num_kv_heads,
+        geometry.layers[0].num_q_heads,
+        geometry.bytes_per_token,
+        info.num_blocks,
+        geometry.block_size,
+        info.dtype,
+        info.device,
+    )

@@ -1,0 +1,148 @@
+"""Choices: one engine request each, read as pieces of text; several are merged into one stream of events."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from engine.errors import EngineUnavailableError
+from engine.request import FinishReason, Request, TokenDelta, TokenLogprobs
+from server.metrics import Metrics
+from server.protocol.responses import PromptTokensDetails, Usage
+from server.served_model import ServedModel
+from server.text_assembler import Piece, TextAssembler
+
+
+class Choice:
+    """One output of a request.
+
+    Args:
+        index: its place in the response.
+        model: runs it.
+        request: for the engine; it is checked, and refused, here.
+        assembler: makes its text.
+        metrics: where its timings go.
+
+    Attributes:
+        num_generation_tokens: tokens out so far.
+        num_cached_tokens: prompt tokens found in the prefix cache.
+        prompt_logprobs: of prompt tokens 1, 2, … so far, where asked for.
+
+    Raises:
+        EngineError: the request is refused, the queue is full, or the engine is not there.
+    """
+
+    def __init__(
+        self, index: int, model: ServedModel, request: Request, assembler: TextAssembler, metrics: Metrics
+    ) -> None:
+        self.index = index
+        self.request = request
+        self.num_generation_tokens = 0
+        self.num_cached_tokens = 0
+        self.prompt_logprobs: list[TokenLogprobs] = []
+        self._model_name = model.name
+        self._assembler = assembler
+        self._metrics = metrics
+        self._deltas = model.client.generate(request)
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Pieces as they come; the last one has the finish reason. Leaving early aborts the request.
+
+        Raises:
+            EngineUnavailableError: the engine ended before the request did.
+        """
+        start_s = last_s = time.perf_counter()
+        finish_reason = FinishReason.ABORT
+        try:
+            async for delta in self._deltas:
+                last_s = self._observe(delta, start_s, last_s)
+                if delta.finish_reason in (FinishReason.ERROR, FinishReason.ABORT):
+                    finish_reason = delta.finish_reason
+                    raise EngineUnavailableError(delta.error or "the request was aborted", retry_after_s=1.0)
+                piece = self._assembler.feed(delta)
+                finish_reason = piece.finish_reason or finish_reason
+                yield piece
+                if piece.finish_reason is not None:
+                    return
+        finally:
+            await self._deltas.aclose()  # type: ignore[attr-defined]
+            self._metrics.observe_finished(
+                self._model_name,
+                finish_reason=finish_reason,
+                duration_s=time.perf_counter() - start_s,
+                num_prompt_tokens=self.request.num_prompt_tokens,
+                num_generation_tokens=self.num_generation_tokens,
+            )
+
+    def _observe(self, delta: TokenDelta, start_s: float, last_s: float) -> float:
+        """Count a delta; the time of the newest token."""
+        self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
+        self.prompt_logprobs += delta.prompt_logprobs
+        if not delta.token_ids:
+            return last_s
+        now_s = time.perf_counter()
+        if self.num_generation_tokens == 0:
+            self._metrics.observe_first_token(self._model_name, now_s - start_s)
+        else:
+            self._metrics.observe_inter_token(self._model_name, now_s - last_s)
+        self.num_generation_tokens += len(delta.token_ids)
+        return now_s
+
+
+class Event(NamedTuple):
+    """A piece of one of several choices."""
+
+    choice: Choice
+    piece: Piece
+
+
+async def run_choices(choices: list[Choice], idle_s: float | None = None) -> AsyncIterator[Event | None]:
+    """Events of all choices as they come, until each has ended; None after every `idle_s` seconds without one.
+
+    Leaving early, an error in one of them, or cancellation ends all of them.
+
+    Raises:
+        EngineUnavailableError: the engine ended before a choice did.
+    """
+    queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(choice, queue)) for choice in choices]
+    num_open = len(choices)
+    try:
+        while num_open:
+            try:
+                event = await asyncio.wait_for(queue.get(), idle_s)
+            except TimeoutError:
+                yield None
+                continue
+            if isinstance(event, Exception):
+                raise event
+            num_open -= event.piece.finish_reason is not None
+            yield event
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def usage_of(choices: list[Choice], num_choices_per_prompt: int) -> Usage:
+    """Tokens so far: every prompt once, every choice's output."""
+    firsts = choices[::num_choices_per_prompt]
+    num_prompt_tokens = sum(choice.request.num_prompt_tokens for choice in firsts)
+    num_generation_tokens = sum(choice.num_generation_tokens for choice in choices)
+    return Usage(
+        prompt_tokens=num_prompt_tokens,
+        completion_tokens=num_generation_tokens,
+        total_tokens=num_prompt_tokens + num_generation_tokens,
+        prompt_tokens_details=PromptTokensDetails(sum(choice.num_cached_tokens for choice in firsts)),
+    )
+
+
+async def _pump(choice: Choice, queue: asyncio.Queue[Event | Exception]) -> None:
+    pieces = choice.pieces()
+    try:
+        async for piece in pieces:
+            queue.put_nowait(Event(choice, piece))
+    except Exception as error:
+        queue.put_nowait(error)
+    finally:
+        await pieces.aclose()  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""The wire: request bodies as pydantic models, responses and chunks as msgspec structs."""

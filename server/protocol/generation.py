@@ -1,0 +1,91 @@
+"""The fields that completions and chat completions share."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from engine.request import MAX_LOGPROBS, MAX_STOP_STRINGS
+from server.protocol.base import RequestBody, WireModel
+
+Stop = str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)]
+
+
+class StreamOptions(WireModel):
+    """What a stream tells beside the text."""
+
+    include_usage: bool = False
+    """End with a chunk that carries the usage and no choices."""
+
+    continuous_usage_stats: bool = False
+    """Every chunk carries the usage so far."""
+
+
+class GenerationBody(RequestBody):
+    """How tokens are chosen, when they end, and how they are sent. Ranges are checked by SamplingParams."""
+
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "response_format": ({"type": "text"},),
+        "structured_outputs": (),
+        "bad_words": ([],),
+        "allowed_token_ids": (),
+        "truncate_prompt_tokens": (),
+        "return_token_ids": (False,),
+        "cache_salt": (),
+        "kv_receipt": (False,),
+    }
+
+    max_tokens: int | None = Field(default=None, ge=0)
+    """Output tokens at most. Unset: 16 for completions, to the end of the context for chat."""
+    temperature: float | None = None
+    """0 is greedy. Unset: the model's default, else 1."""
+    top_p: float | None = None
+    """Smallest set of most probable tokens that reaches this probability."""
+    top_k: int | None = None
+    """Only the k most probable tokens; 0 or -1: all."""
+    min_p: float = 0.0
+    """Only tokens at least this times as probable as the most probable one."""
+    seed: int | None = None
+    """The same seed gives the same tokens; choice i of n uses seed + i."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of every token that is in the output."""
+    frequency_penalty: float = 0.0
+    """Subtracted once for each time a token is in the output."""
+    repetition_penalty: float = 1.0
+    """Above 1: makes tokens of prompt and output less probable."""
+    logit_bias: dict[str, float] | None = None
+    """Token id (as text) -> number added to its logit, -100 to 100."""
+    stop: Stop | None = None
+    """Up to 16 texts that end the output; they are not part of it."""
+    stop_token_ids: list[int] = Field(default=[], max_length=MAX_STOP_STRINGS)
+    """Token ids that end the output."""
+    include_stop_str_in_output: bool = False
+    """Keep the stop text or stop token in the output."""
+    min_tokens: int = 0
+    """No end before this many tokens."""
+    ignore_eos: bool = False
+    """Go on past the model's end-of-sequence tokens."""
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text."""
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    """Log-probabilities of the prompt's tokens, with this many most probable ones each."""
+    n: int = Field(default=1, ge=1)
+    """Choices for each prompt."""
+    stream: bool = False
+    """Send tokens as they come (server-sent events)."""
+    stream_options: StreamOptions | None = None
+    """Only with `stream`."""
+    priority: int = 0
+    """Lower runs earlier."""
+    user: str | None = None
+    """Accepted for compatibility; no effect."""
+    metadata: dict[str, str] | None = None
+    """Accepted for compatibility; no effect."""
+    store: bool | None = None
+    """Accepted for compatibility; no effect."""
+    service_tier: str | None = None
+    """Accepted for compatibility; no effect."""
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """`stop` as a tuple."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())

@@ -1,0 +1,105 @@
+"""What generation answers, in OpenAI's shapes. msgspec encodes them: at many streams each token is one chunk."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+
+class PromptTokensDetails(msgspec.Struct):
+    """Where prompt tokens came from."""
+
+    cached_tokens: int = 0
+
+
+class Usage(msgspec.Struct):
+    """Tokens in and out; a prompt counts once, whatever n is."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class CompletionLogprobs(msgspec.Struct):
+    """Log-probabilities as /v1/completions gives them: parallel lists."""
+
+    tokens: list[str] = []
+    token_logprobs: list[float | None] = []
+    top_logprobs: list[dict[str, float] | None] = []
+    text_offset: list[int] = []
+
+
+class TopLogprob(msgspec.Struct):
+    """One token and its log-probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ContentLogprob(msgspec.Struct):
+    """One output token and the most probable ones at its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct):
+    """Log-probabilities as /v1/chat/completions gives them."""
+
+    content: list[ContentLogprob]
+
+
+PromptLogprobs = list[dict[str, Any] | None]
+"""Per prompt token: token id (as text) -> {logprob, decoded_token}; None for the first, which nothing predicts."""
+
+
+class CompletionChoice(msgspec.Struct):
+    """One output of /v1/completions, whole or in part."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: str | None = None
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChatMessageOut(msgspec.Struct, omit_defaults=True):
+    """The assistant's message, or the part of it that a chunk adds."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class ChatChoice(msgspec.Struct):
+    """One output of /v1/chat/completions."""
+
+    index: int
+    message: ChatMessageOut
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChatChunkChoice(msgspec.Struct):
+    """A part of an output of /v1/chat/completions."""
+
+    index: int
+    delta: ChatMessageOut
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+
+
+class Answer(msgspec.Struct):
+    """A whole response, or one chunk of a stream."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: Sequence[CompletionChoice | ChatChoice | ChatChunkChoice]
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET

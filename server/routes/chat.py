@@ -1,0 +1,102 @@
+"""POST /v1/chat/completions."""
+
+from fastapi import APIRouter
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+
+from server.errors import invalid_request
+from server.protocol.chat import ChatBody, ChatMessage
+from server.routes.generation import Wanted, build_choices, check_body, send
+from server.sampling import ready_info
+from server.served_model import ServedModel, ServerState
+from server.writers.chat import ChatWriter
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions")
+async def create_chat_completion(body: ChatBody, http_request: HTTPRequest) -> Response:
+    """Answer a conversation."""
+    state: ServerState = http_request.app.state.server
+    model = state.find(body.model)
+    check_body(body, state)
+    _check_combinations(body)
+    info = ready_info(model)
+    prompt = await encode_messages(
+        model,
+        body.messages,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        add_special_tokens=body.add_special_tokens,
+    )
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    wanted = Wanted([prompt], [_max_tokens(body, len(prompt), info.max_model_len)], logprobs, body.prompt_logprobs)
+    choices = build_choices(body, model, state, wanted)
+    writer = ChatWriter(model, choices, num_choices_per_prompt=body.n, num_prompt_top=body.prompt_logprobs)
+    return await send(http_request, body, writer)
+
+
+async def encode_messages(
+    model: ServedModel,
+    messages: list[ChatMessage],
+    *,
+    add_generation_prompt: bool,
+    continue_final_message: bool = False,
+    add_special_tokens: bool = False,
+) -> list[int]:
+    """Token ids of a conversation, through the model's chat template.
+
+    Raises:
+        APIError: the model has no template, or it refuses the messages (400).
+    """
+    if model.chat_template is None:
+        message = f"model {model.name!r} has no chat template; use /v1/completions"
+        raise invalid_request(message, code="no_chat_template", param="messages")
+    text = model.chat_template.render(
+        [message.as_template_input() for message in messages],
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+    )
+    return await model.tokenizer.encode_async(text, add_special_tokens=add_special_tokens)
+
+
+def _check_combinations(body: ChatBody) -> None:
+    """Fields that only make sense together.
+
+    Raises:
+        APIError: they contradict each other (400).
+    """
+    problems = {
+        "top_logprobs": body.top_logprobs is not None and not body.logprobs,
+        "max_completion_tokens": body.max_completion_tokens is not None
+        and body.max_tokens not in (None, body.max_completion_tokens),
+        "continue_final_message": body.continue_final_message and body.add_generation_prompt,
+    }
+    remedies = {
+        "top_logprobs": "top_logprobs needs logprobs: true",
+        "max_completion_tokens": "max_completion_tokens and max_tokens say different things; give one",
+        "continue_final_message": "continue_final_message needs add_generation_prompt: false",
+    }
+    for param, is_wrong in problems.items():
+        if is_wrong:
+            raise invalid_request(remedies[param], code="invalid_value", param=param)
+
+
+def _max_tokens(body: ChatBody, num_prompt_tokens: int, max_model_len: int) -> int:
+    """What the request says, else all that is left of the context.
+
+    Raises:
+        APIError: nothing is left (400).
+    """
+    wanted = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    if wanted == 0:
+        raise invalid_request("max_tokens must be at least 1, got 0", code="invalid_value", param="max_tokens")
+    if wanted is not None:
+        return wanted
+    if num_prompt_tokens >= max_model_len:
+        raise invalid_request(
+            f"the context holds {max_model_len} tokens, but the messages take {num_prompt_tokens}: shorten them",
+            code="context_length_exceeded",
+            param="messages",
+        )
+    return max_model_len - num_prompt_tokens

@@ -1,0 +1,101 @@
+"""What the two generation routes share: from prompts to choices, from choices to a response."""
+
+import time
+import uuid
+from typing import NamedTuple
+
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+
+from engine.request import Request, SamplingParams
+from server.errors import invalid_request
+from server.generation import Choice
+from server.protocol.generation import GenerationBody
+from server.sampling import build_sampling_params
+from server.served_model import ServedModel, ServerState
+from server.streaming import respond, respond_streaming
+from server.text_assembler import TextAssembler
+from server.writers.base import Writer
+
+
+class Wanted(NamedTuple):
+    """What a route works out before its choices are made.
+
+    Attributes:
+        prompts: token ids of each prompt.
+        max_tokens: for each prompt.
+        logprobs: most probable tokens to list for output tokens; None: no log-probabilities.
+        prompt_logprobs: the same for prompt tokens.
+    """
+
+    prompts: list[list[int]]
+    max_tokens: list[int]
+    logprobs: int | None
+    prompt_logprobs: int | None
+
+
+def check_body(body: GenerationBody, state: ServerState) -> None:
+    """Compare fields with the server's limits and with each other.
+
+    Raises:
+        APIError: one is out of range (400), or the server is draining (503).
+    """
+    limit = state.http.max_num_choices
+    if body.n > limit:
+        raise invalid_request(f"n must be at most {limit}, got {body.n}", code="invalid_value", param="n")
+    if body.stream_options is not None and not body.stream:
+        raise invalid_request(
+            "stream_options is only allowed with stream: true", code="invalid_value", param="stream_options"
+        )
+
+
+def build_choices(body: GenerationBody, model: ServedModel, state: ServerState, wanted: Wanted) -> list[Choice]:
+    """N choices for each prompt, in order; the engine has checked them, none has started.
+
+    Raises:
+        APIError: a value is out of range.
+        EngineError: the engine refuses a request, or is not there.
+    """
+    requests = []
+    for prompt_idx, prompt_token_ids in enumerate(wanted.prompts):
+        for choice_idx in range(body.n):
+            params = build_sampling_params(
+                body,
+                model.defaults,
+                max_tokens=wanted.max_tokens[prompt_idx],
+                logprobs=wanted.logprobs,
+                prompt_logprobs=wanted.prompt_logprobs,
+                choice_idx=choice_idx,
+            )
+            requests.append(_request(prompt_token_ids, params, body.priority))
+    return [
+        Choice(index, model, request, _assembler(body, model, request.sampling_params), state.metrics)
+        for index, request in enumerate(requests)
+    ]
+
+
+async def send(http_request: HTTPRequest, body: GenerationBody, writer: Writer) -> Response:
+    """Run the writer's choices and answer, at once or as a stream."""
+    state: ServerState = http_request.app.state.server
+    if body.stream:
+        return respond_streaming(writer, body.stream_options, state.http.keep_alive_interval_s)
+    return await respond(http_request, writer)
+
+
+def _request(prompt_token_ids: list[int], params: SamplingParams, priority: int) -> Request:
+    return Request(
+        request_id=uuid.uuid4().hex,
+        prompt_token_ids=prompt_token_ids,
+        sampling_params=params,
+        priority=priority,
+        arrival_time_s=time.time(),
+    )
+
+
+def _assembler(body: GenerationBody, model: ServedModel, params: SamplingParams) -> TextAssembler:
+    return TextAssembler(
+        model.tokenizer,
+        params,
+        skip_special_tokens=body.skip_special_tokens,
+        include_stop=body.include_stop_str_in_output,
+    )

@@ -1,0 +1,59 @@
+"""POST /tokenize and POST /detokenize."""
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+
+from server.errors import invalid_request
+from server.protocol.tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
+from server.routes.chat import encode_messages
+from server.served_model import ServedModel, ServerState
+
+router = APIRouter()
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeBody, http_request: HTTPRequest) -> Response:
+    """Token ids of a text or of a conversation."""
+    state: ServerState = http_request.app.state.server
+    model = state.find(body.model)
+    token_ids = await _encode(body, model)
+    info = model.client.info
+    return _json(
+        Tokenized(
+            count=len(token_ids),
+            max_model_len=info.max_model_len if info else None,
+            tokens=token_ids,
+            token_strs=[model.tokenizer.token_text(i) for i in token_ids] if body.return_token_strs else None,
+        )
+    )
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeBody, http_request: HTTPRequest) -> Response:
+    """The text of token ids, special tokens included."""
+    state: ServerState = http_request.app.state.server
+    model = state.find(body.model)
+    vocab_size = model.tokenizer.vocab_size
+    if any(not 0 <= token_id < vocab_size for token_id in body.tokens):
+        worst = next(token_id for token_id in body.tokens if not 0 <= token_id < vocab_size)
+        message = f"tokens must be 0 to {vocab_size - 1}, got {worst}"
+        raise invalid_request(message, code="invalid_value", param="tokens")
+    return _json(Detokenized(model.tokenizer.decode(body.tokens, skip_special_tokens=False)))
+
+
+async def _encode(body: TokenizeBody, model: ServedModel) -> list[int]:
+    add_special_tokens = body.add_special_tokens
+    if body.messages is not None:
+        return await encode_messages(
+            model,
+            body.messages,
+            add_generation_prompt=body.add_generation_prompt,
+            add_special_tokens=bool(add_special_tokens),
+        )
+    return await model.tokenizer.encode_async(body.prompt or "", add_special_tokens=add_special_tokens is not False)
+
+
+def _json(content: Tokenized | Detokenized) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")

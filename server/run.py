@@ -1,0 +1,116 @@
+"""Runs the application: the socket, the signals, the drain, the exit code."""
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+from configs.http import HTTPSettings
+from engine.client import EngineState
+from server.app import create_app
+from server.auth import InsecureBindError, check_bind
+from server.served_model import ServedModel, ServerState, load_served_model
+
+__all__ = ["load_served_model", "serve"]
+
+logger = logging.getLogger("headcount.server")
+
+DRAIN_POLL_S = 0.05
+
+
+def serve(http: HTTPSettings, models: dict[str, ServedModel]) -> int:
+    """Serve until SIGTERM or SIGINT; a second one ends at once.
+
+    Args:
+        http: where to listen, and limits.
+        models: by name.
+
+    Returns:
+        The exit code: 0 after an orderly end, 1 where the server could not start or its only model cannot be loaded.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    try:
+        check_bind(http)
+        listener = _listen(http)
+    except (InsecureBindError, OSError) as error:
+        logger.error("%s", error)
+        return 1
+    host, port = listener.getsockname()[:2]
+    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    app = create_app(http, models)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=1, server_header=False, lifespan="on"
+    )
+    server = DrainingServer(config, app.state.server)
+    server.run(sockets=[listener])
+    return server.exit_code
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that lets running requests finish before it ends.
+
+    Args:
+        config: uvicorn's.
+        state: of the application.
+
+    Attributes:
+        exit_code: what the process should end with.
+    """
+
+    def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
+        super().__init__(config)
+        self.exit_code = 0
+        self._state = state
+        self._drain: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. Second: end now."""
+        if self._state.is_draining:
+            self.force_exit = True
+            self.should_exit = True
+            return
+        logger.info("%s: no new requests; running ones may finish", signal.Signals(sig).name)
+        self._state.is_draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second: whether to end."""
+        if self._state.is_draining and self._drain is None:
+            self._drain = asyncio.create_task(self._end_after_drain())
+        clients = [model.client for model in self._state.models.values()]
+        if all(client.state is EngineState.STOPPED and client.failure for client in clients):
+            logger.error("no model can be served")
+            self.exit_code = 1
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def _end_after_drain(self) -> None:
+        """Wait for the open requests, at most drain_timeout_s, then tell uvicorn to end."""
+        deadline_s = asyncio.get_running_loop().time() + self._state.http.drain_timeout_s
+        while self._state.num_open_requests and asyncio.get_running_loop().time() < deadline_s:
+            await asyncio.sleep(DRAIN_POLL_S)
+        if self._state.num_open_requests:
+            logger.warning("%d requests were still running: they are cut off", self._state.num_open_requests)
+        self.should_exit = True
+
+
+def _listen(http: HTTPSettings) -> socket.socket:
+    """The bound socket.
+
+    Raises:
+        OSError: the port is taken, or the address cannot be bound; the message says what to do.
+    """
+    family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((http.host, http.port))
+    except OSError as error:
+        listener.close()
+        remedy = "it is in use; stop the other server or choose another --port"
+        reason = remedy if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+        raise OSError(f"cannot listen on {http.host}:{http.port}: {reason}") from None
+    return listener

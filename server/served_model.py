@@ -1,0 +1,96 @@
+"""What the server holds for each model, and for all of them."""
+
+from pathlib import Path
+from typing import Any
+
+from checkpoints.headers import read_generation_config
+from configs.engine import EngineSettings
+from configs.http import HTTPSettings
+from engine.client import EngineClient
+from server.chat import ChatTemplate, load_chat_template
+from server.errors import model_not_found
+from server.metrics import Metrics
+from server.tokenizer import Tokenizer
+
+
+class GenerationDefaults:
+    """What a request gets that does not say: generation_config.json's values, else OpenAI's.
+
+    Args:
+        generation_config: the file's content.
+    """
+
+    def __init__(self, generation_config: dict[str, Any]) -> None:
+        self.temperature = float(generation_config.get("temperature") or 1.0)
+        self.top_p = float(generation_config.get("top_p") or 1.0)
+        self.top_k = int(generation_config.get("top_k") or 0)
+
+
+class ServedModel:
+    """One model under its name: the engine that runs it, and how its text is read and written.
+
+    Args:
+        name: what clients call it.
+        client: its engine.
+        tokenizer: its tokenizer.
+        chat_template: its template; None where it has none.
+        defaults: for sampling fields that a request leaves out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        client: EngineClient,
+        tokenizer: Tokenizer,
+        chat_template: ChatTemplate | None,
+        defaults: GenerationDefaults,
+    ) -> None:
+        self.name = name
+        self.client = client
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self.defaults = defaults
+
+
+def load_served_model(name: str, folder: Path, settings: EngineSettings) -> ServedModel:
+    """Everything of a checkpoint that the server itself needs; its engine is not started yet.
+
+    Raises:
+        checkpoints.errors.CheckpointError: the tokenizer or a config file is missing or corrupt.
+    """
+    tokenizer = Tokenizer(folder)
+    return ServedModel(
+        name,
+        EngineClient(name, folder, settings),
+        tokenizer,
+        load_chat_template(folder, tokenizer),
+        GenerationDefaults(read_generation_config(folder)),
+    )
+
+
+class ServerState:
+    """What every route can reach, as `request.app.state.server`.
+
+    Args:
+        http: limits and addresses.
+        models: by name.
+        created_s: Unix time of the start.
+    """
+
+    def __init__(self, http: HTTPSettings, models: dict[str, ServedModel], created_s: int) -> None:
+        self.http = http
+        self.models = models
+        self.created_s = created_s
+        self.metrics = Metrics()
+        self.is_draining = False
+        self.num_open_requests = 0
+
+    def find(self, name: str) -> ServedModel:
+        """The model of that name.
+
+        Raises:
+            APIError: there is none (404).
+        """
+        if name not in self.models:
+            raise model_not_found(name, list(self.models))
+        return self.models[name]

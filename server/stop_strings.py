@@ -1,0 +1,65 @@
+"""Ends a text at the first stop string, and never lets part of one out before it is certain."""
+
+from typing import NamedTuple
+
+
+class Released(NamedTuple):
+    """What may be shown.
+
+    Attributes:
+        text: safe to send.
+        is_stopped: a stop string was found; `text` ends where the output ends.
+    """
+
+    text: str
+    is_stopped: bool
+
+
+class StopMatcher:
+    """Looks for stop strings across the borders of the pieces that a text arrives in.
+
+    Args:
+        stop: the strings; none lets everything through at once.
+        include_stop: keep the stop string that ends the text.
+    """
+
+    def __init__(self, stop: tuple[str, ...], *, include_stop: bool) -> None:
+        self._stop = stop
+        self._include_stop = include_stop
+        self._held = ""
+
+    def feed(self, text: str) -> Released:
+        r"""Add a piece. What could still become a stop string is held back.
+
+        With the stop string "\\n\\n", the piece "one\\n" releases "one"; "two" after it releases "\\ntwo".
+        """
+        if not self._stop:
+            return Released(text, is_stopped=False)
+        self._held += text
+        if (end := self._end_of_text()) is not None:
+            text, self._held = self._held[:end], ""
+            return Released(text, is_stopped=True)
+        safe = len(self._held) - self._num_chars_to_hold()
+        text, self._held = self._held[:safe], self._held[safe:]
+        return Released(text, is_stopped=False)
+
+    def flush(self) -> str:
+        """The text is complete: what was held back is no stop string."""
+        text, self._held = self._held, ""
+        return text
+
+    def _end_of_text(self) -> int | None:
+        """Where the output ends: at the stop string that begins first, the longest of those that begin there."""
+        found = [(self._held.find(stop), -len(stop)) for stop in self._stop if stop in self._held]
+        if not found:
+            return None
+        start, negative_length = min(found)
+        return start - negative_length if self._include_stop else start
+
+    def _num_chars_to_hold(self) -> int:
+        """The length of the longest suffix that begins a stop string."""
+        longest = min(len(self._held), max(map(len, self._stop)) - 1)
+        for length in range(longest, 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stop):
+                return length
+        return 0

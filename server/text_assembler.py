@@ -1,0 +1,79 @@
+"""Token deltas of one choice become pieces of text with their log-probabilities."""
+
+from typing import NamedTuple
+
+from engine.request import FinishReason, SamplingParams, TokenDelta, TokenLogprobs
+from server.stop_strings import Released, StopMatcher
+from server.tokenizer import Tokenizer
+
+
+class Piece(NamedTuple):
+    """What a delta adds to what a client sees.
+
+    Attributes:
+        text: new text; often empty (half a character, or part of what may be a stop string).
+        logprobs: of the tokens whose text is out now.
+        finish_reason: set on the last piece.
+    """
+
+    text: str
+    logprobs: list[TokenLogprobs]
+    finish_reason: FinishReason | None
+
+
+class TextAssembler:
+    """Decodes, watches for stop strings, and keeps log-probabilities in step with the text.
+
+    A token's log-probabilities are held back with its text: they would tell a stop string before its time.
+
+    Args:
+        tokenizer: of the model.
+        params: stop strings and min_tokens of the request.
+        skip_special_tokens: leave special tokens out of the text.
+        include_stop: keep the stop string or stop token that ends the output.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, params: SamplingParams, *, skip_special_tokens: bool, include_stop: bool
+    ) -> None:
+        self._detokenizer = tokenizer.detokenizer(skip_special_tokens=skip_special_tokens)
+        self._matcher = StopMatcher(params.stop, include_stop=include_stop)
+        self._min_tokens = params.min_tokens
+        self._include_stop = include_stop
+        self._num_tokens = 0
+        self._num_decoded_chars = 0
+        self._num_released_chars = 0
+        self._waiting: list[tuple[int, TokenLogprobs]] = []
+
+    def feed(self, delta: TokenDelta) -> Piece:
+        """The piece that `delta` adds; with a finish reason when the engine or a stop string ends the choice."""
+        text = ""
+        for place, token_id in enumerate(delta.token_ids):
+            if token_id == delta.stop_token_id and not self._include_stop:
+                break
+            released = self._feed_token(token_id, delta.logprobs[place] if delta.logprobs else None)
+            text += released.text
+            if released.is_stopped:
+                return self._piece(text, FinishReason.STOP)
+        if delta.finish_reason is None:
+            return self._piece(text, None)
+        last = self._matcher.feed(self._detokenizer.flush())
+        text += last.text if last.is_stopped else last.text + self._matcher.flush()
+        return self._piece(text, FinishReason.STOP if last.is_stopped else delta.finish_reason)
+
+    def _feed_token(self, token_id: int, logprobs: TokenLogprobs | None) -> Released:
+        new = self._detokenizer.feed(token_id)
+        self._num_tokens += 1
+        self._num_decoded_chars += len(new)
+        if logprobs is not None:
+            self._waiting.append((self._num_decoded_chars, logprobs))
+        if self._num_tokens < self._min_tokens:
+            # Too early to stop: what is here can be part of no match, so nothing of it needs to be held.
+            return Released(new, is_stopped=False)
+        return self._matcher.feed(new)
+
+    def _piece(self, text: str, finish_reason: FinishReason | None) -> Piece:
+        self._num_released_chars += len(text)
+        num_out = sum(end <= self._num_released_chars for end, _ in self._waiting)
+        logprobs, self._waiting = [entry for _, entry in self._waiting[:num_out]], self._waiting[num_out:]
+        return Piece(text, logprobs, finish_reason)

@@ -1,0 +1,1 @@
+"""Events become responses: one writer a route, whole or in chunks."""

@@ -1,0 +1,69 @@
+"""Responses of /v1/chat/completions."""
+
+import msgspec
+
+from engine.request import TokenLogprobs
+from server.generation import Choice
+from server.protocol.responses import (
+    Answer,
+    ChatChoice,
+    ChatChunkChoice,
+    ChatLogprobs,
+    ChatMessageOut,
+    CompletionChoice,
+    ContentLogprob,
+    TopLogprob,
+)
+from server.text_assembler import Piece
+from server.tokenizer import Tokenizer
+from server.writers.base import Writer
+
+
+class ChatWriter(Writer):
+    """Chat completions, whole or in chunks."""
+
+    id_prefix = "chatcmpl"
+    object_whole = "chat.completion"
+    object_chunk = "chat.completion.chunk"
+
+    def opening(self) -> list[Answer]:
+        """The role of every choice."""
+        opening = ChatMessageOut(role="assistant", content="")
+        return [self._answer(self.object_chunk, [ChatChunkChoice(choice.index, opening)]) for choice in self.choices]
+
+    def _chunk_choice(self, choice: Choice, piece: Piece) -> ChatChunkChoice:
+        part = ChatChunkChoice(choice.index, ChatMessageOut(content=piece.text), self._logprobs(choice, piece))
+        if self._num_prompt_top is not None and choice.index not in self._has_begun:
+            part.prompt_logprobs = self._prompt_logprobs(choice)
+        return part
+
+    def _finish_choice(self, choice: Choice, finish_reason: str) -> ChatChunkChoice:
+        return ChatChunkChoice(choice.index, ChatMessageOut(), finish_reason=finish_reason)
+
+    def _whole_choice(self, choice: Choice, piece: Piece) -> ChatChoice:
+        message = ChatMessageOut(role="assistant", content=piece.text)
+        whole = ChatChoice(choice.index, message, self._logprobs(choice, piece), piece.finish_reason)
+        if self._num_prompt_top is not None:
+            whole.prompt_logprobs = self._prompt_logprobs(choice)
+        return whole
+
+    def _is_worth_sending(self, part: CompletionChoice | ChatChunkChoice) -> bool:
+        has_content = isinstance(part, ChatChunkChoice) and bool(part.delta.content)
+        has_logprobs = isinstance(part.logprobs, ChatLogprobs) and bool(part.logprobs.content)
+        return has_content or has_logprobs or part.prompt_logprobs is not msgspec.UNSET
+
+    def _logprobs(self, choice: Choice, piece: Piece) -> ChatLogprobs | None:
+        if choice.request.sampling_params.logprobs is None:
+            return None
+        return ChatLogprobs([_content_logprob(self._model.tokenizer, entry) for entry in piece.logprobs])
+
+
+def _content_logprob(tokenizer: Tokenizer, entry: TokenLogprobs) -> ContentLogprob:
+    tops = zip(entry.top_token_ids, entry.top_logprobs, strict=True)
+    chosen = _top(tokenizer, entry.token_id, entry.logprob)
+    return ContentLogprob(chosen.token, chosen.logprob, chosen.bytes, [_top(tokenizer, i, value) for i, value in tops])
+
+
+def _top(tokenizer: Tokenizer, token_id: int, logprob: float) -> TopLogprob:
+    data = tokenizer.token_bytes(token_id)
+    return TopLogprob(data.decode(errors="replace"), logprob, list(data))
