@@ -28,7 +28,7 @@ class Generation(NamedTuple):
         text: the output, without the stop string or end token that ended it.
         token_ids: the output's token ids.
         finish_reason: why it ended.
-        logprobs: of the tokens in `text`, where asked for.
+        logprobs: of the output tokens, where asked for.
         prompt_logprobs: of the prompt tokens after the first, where asked for.
         num_cached_tokens: prompt tokens found in the prefix cache.
     """
@@ -158,7 +158,7 @@ class _Job:
         self.request = request
         self.finish_reason: FinishReason | None = None
         self._assembler = TextAssembler(
-            tokenizer, request.sampling_params, skip_special_tokens=True, include_stop=False
+            tokenizer, request.prompt_token_ids, request.sampling_params, skip_special_tokens=True, include_stop=False
         )
         self._text: list[str] = []
         self._logprobs: list[TokenLogprobs] = []
@@ -168,7 +168,7 @@ class _Job:
         """Take a delta; how far the progress bar moves: to the end of max_tokens where the request has ended."""
         piece = self._assembler.feed(delta)
         self._text.append(piece.text)
-        self._logprobs += piece.logprobs
+        self._logprobs += [placed.entry for placed in piece.logprobs if placed.entry]
         self._prompt_logprobs += delta.prompt_logprobs
         self.finish_reason = piece.finish_reason
         if self.finish_reason is None:

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,40 @@ class EngineState(enum.StrEnum):
     """Ended for good: by shutdown(), or because the model cannot be loaded (`failure` says why)."""
 
 
+class DeltaStream:
+    """The deltas of one request, as an asynchronous iterator that ends after the one with the finish reason.
+
+    Args:
+        request_id: whose.
+        on_close: called when the reader closes the stream.
+    """
+
+    def __init__(self, request_id: str, on_close: Callable[[str], None]) -> None:
+        self._request_id = request_id
+        self._on_close = on_close
+        self._queue: asyncio.Queue[TokenDelta] = asyncio.Queue()
+        self._is_finished = False
+
+    def __aiter__(self) -> "DeltaStream":
+        return self
+
+    async def __anext__(self) -> TokenDelta:
+        if self._is_finished:
+            raise StopAsyncIteration
+        delta = await self._queue.get()
+        self._is_finished = delta.finish_reason is not None
+        return delta
+
+    def put(self, delta: TokenDelta) -> None:
+        """Add a delta."""
+        self._queue.put_nowait(delta)
+
+    def close(self) -> None:
+        """Read no further: where the request still runs, it is aborted. Safe to call twice."""
+        self._is_finished = True
+        self._on_close(self._request_id)
+
+
 class EngineClient:
     """Starts, supervises and talks to one engine process.
 
@@ -76,7 +110,7 @@ class EngineClient:
         self.on_stats: Callable[[EngineStats], None] | None = None
         self._folder = folder
         self._settings = settings
-        self._streams: dict[str, asyncio.Queue[TokenDelta]] = {}
+        self._streams: dict[str, DeltaStream] = {}
         self._known = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -104,11 +138,8 @@ class EngineClient:
             raise ModelLoadError(self.failure or f"the engine of {self.model_name!r} was shut down while it loaded")
         return self.info
 
-    def generate(self, request: Request) -> AsyncIterator[TokenDelta]:
-        """Send `request` and yield its deltas; the last one carries the finish reason.
-
-        Closing the iterator early (aclose, cancellation) aborts the request. When the engine dies, the last delta has
-        FinishReason.ERROR.
+    def generate(self, request: Request) -> "DeltaStream":
+        """Send `request` now; its deltas come from the stream. When the engine dies, the last one is an error.
 
         Raises:
             RequestRefusedError: it can never run.
@@ -125,7 +156,10 @@ class EngineClient:
                 f"{scheduler.max_num_waiting} requests wait already, which is the limit; try again later",
                 retry_after_s=1.0,
             )
-        return self._stream(request)
+        stream = DeltaStream(request.request_id, self._close_stream)
+        self._streams[request.request_id] = stream
+        self._send(Add(request))
+        return stream
 
     async def shutdown(self) -> None:
         """End the process: running requests are aborted. Safe to call twice."""
@@ -135,22 +169,6 @@ class EngineClient:
             await _wait_or_kill(self._process)
         if self._supervisor is not None:
             await self._supervisor
-
-    async def _stream(self, request: Request) -> AsyncIterator[TokenDelta]:
-        queue: asyncio.Queue[TokenDelta] = asyncio.Queue()
-        self._streams[request.request_id] = queue
-        self._send(Add(request))
-        try:
-            while True:
-                delta = await queue.get()
-                if delta.finish_reason is not None:
-                    self._streams.pop(request.request_id, None)
-                yield delta
-                if delta.finish_reason is not None:
-                    return
-        finally:
-            if self._streams.pop(request.request_id, None) is not None:
-                self._send(Abort(request.request_id))
 
     async def _supervise(self) -> None:
         """Run the process; when it dies, say so to all streams, pause, and run it again."""
@@ -240,16 +258,28 @@ class EngineClient:
 
     def _dispatch(self, deltas: list[TokenDelta]) -> None:
         for delta in deltas:
-            queue = self._streams.get(delta.request_id)
-            if queue is not None:
-                queue.put_nowait(delta)
+            stream = self._streams.get(delta.request_id)
+            if stream is None:
+                continue
+            stream.put(delta)
+            if delta.finish_reason is not None:
+                del self._streams[delta.request_id]
+
+    def _close_stream(self, request_id: str) -> None:
+        """Nobody reads this stream any more: where its request still runs, it is aborted."""
+        if self._streams.pop(request_id, None) is not None:
+            self._send(Abort(request_id))
 
     def _end_streams(self) -> None:
         """The engine is gone: every open stream ends, with an error unless it was asked to stop."""
         self.stats = EngineStats()
         reason = FinishReason.ABORT if self._is_stopping else FinishReason.ERROR
         error = "the server is shutting down" if self._is_stopping else "the engine died while it computed this request"
-        self._dispatch([TokenDelta(request_id, finish_reason=reason, error=error) for request_id in self._streams])
+        lost = [
+            TokenDelta(request_id, finish_reason=reason, error=error, is_engine_lost=True)
+            for request_id in self._streams
+        ]
+        self._dispatch(lost)
 
     def _send(self, message: ToEngine) -> None:
         """Queue a message for the engine; never waits, and does nothing where there is no engine."""

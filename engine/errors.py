@@ -47,6 +47,10 @@ class QueueFullError(EngineError):
         self.retry_after_s = retry_after_s
 
 
+class StepFailedError(EngineError):
+    """The engine failed while it computed a request, and goes on with others."""
+
+
 class EngineUnavailableError(EngineError):
     """No engine answers for this model at present.
 

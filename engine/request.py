@@ -198,3 +198,5 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     """The stop token that ended it (it is the last of `token_ids`)."""
     error: str | None = None
     """With FinishReason.ERROR: what went wrong, fit for a client's eyes."""
+    is_engine_lost: bool = False
+    """With FinishReason.ERROR: the whole engine ended, not only this request."""

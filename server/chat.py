@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from server.errors import invalid_request
 from server.tokenizer import Tokenizer
 
 Message = dict[str, Any]
+
+CONTINUE_MARK = "\ufdd0 continue here \ufdd0"
+"""Holds characters that Unicode keeps out of texts."""
 
 
 class ChatTemplate:
@@ -44,14 +49,24 @@ class ChatTemplate:
         Raises:
             APIError: the template refuses these messages (400).
         """
+        if not continue_final_message:
+            return self._render(messages, add_generation_prompt=add_generation_prompt)
+        # A mark behind the last content shows where the template goes on after it; the blank guards it from trimming.
+        marked = [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']} {CONTINUE_MARK}"}]
+        before, mark, _ = self._render(marked, add_generation_prompt=False).rpartition(f" {CONTINUE_MARK}")
+        if not mark:
+            message = "continue_final_message: the chat template does not show the last message as it is"
+            raise invalid_request(message, code="invalid_messages", param="continue_final_message")
+        return before
+
+    def _render(self, messages: list[Message], *, add_generation_prompt: bool) -> str:
         try:
-            text = self._template.render(
+            return self._template.render(
                 messages=messages, add_generation_prompt=add_generation_prompt, **self._special_tokens
             )
-        except (jinja2.TemplateError, TypeError, ValueError, RecursionError) as error:
+        except Exception as error:  # a template is a program: it can fail in every way
             message = f"the model's chat template refuses these messages: {error}"
             raise invalid_request(message, code="invalid_messages", param="messages") from None
-        return _cut_after(text, messages[-1]["content"]) if continue_final_message else text
 
 
 def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
@@ -63,27 +78,30 @@ def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | Non
     return ChatTemplate(source, tokenizer) if source else None
 
 
-def _cut_after(text: str, content: str) -> str:
-    """`text` up to the end of its last occurrence of `content` (templates trim what they insert)."""
-    content = content.strip()
-    place = text.rfind(content)
-    if place < 0:
-        message = "continue_final_message: the chat template does not show the last message as it is"
-        raise invalid_request(message, code="invalid_messages", param="continue_final_message")
-    return text[: place + len(content)]
+class GenerationBlock(Extension):
+    """The block `{% generation %}`, which marks the assistant's words for training: here its content, unchanged."""
+
+    tags: set[str] = {"generation"}  # noqa: RUF012 - the base class declares it so
+
+    def parse(self, parser: Parser) -> list[Node]:
+        """The nodes up to `{% endgeneration %}`."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationBlock]
+    )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().astimezone().strftime(form)
     return environment
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
+def _to_json(value: Any, *, ensure_ascii: bool = False, **options: Any) -> str:
     # Jinja's own filter escapes for HTML, which is not what models were trained on.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
 def _raise_exception(message: str) -> None:

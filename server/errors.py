@@ -193,7 +193,7 @@ def from_validation(
         model: what the body was read as, to suggest the right name for an unknown field.
     """
     body = error.body if isinstance(error, RequestValidationError) else body
-    problems = [(_path(problem["loc"], body), problem) for problem in cast(list[dict[str, Any]], error.errors())]
+    problems = [(_path(problem, body), problem) for problem in cast(list[dict[str, Any]], error.errors())]
     first_path, first = problems[0]
     if first["type"] == "json_invalid":
         reason, position = first.get("ctx", {}).get("error", "cannot be read"), first["loc"][-1]
@@ -222,15 +222,17 @@ def _field_error(path: _Path, problems: list[dict[str, Any]], model: type[BaseMo
         return invalid_request(first["msg"], code=first["type"], param=param)
     if "error" in first.get("ctx", {}):  # a ValueError of a validator of ours
         return invalid_request(str(first["ctx"]["error"]), param=param)
-    requirements = list(dict.fromkeys(_requirement(problem["msg"]) for problem in problems))
-    code = "invalid_type" if re.search(r"_(type|parsing)$", first["type"]) else "invalid_value"
-    return invalid_request(f"{name} {' or '.join(requirements)}, got {echo(first['input'])}", code=code, param=param)
+    requirement = " or ".join(dict.fromkeys(_requirement(problem["msg"]) for problem in problems))
+    requirement = requirement.replace(" or must be ", " or ")
+    code = "invalid_type" if re.search(r"_(type|parsing|from_float)$", first["type"]) else "invalid_value"
+    return invalid_request(f"{name} {requirement}, got {echo(first['input'])}", code=code, param=param)
 
 
 def _requirement(message: str) -> str:
     """`Input should be a valid list` -> `must be an array`."""
     message = re.sub(r" after validation, not \d+$", "", message)
     message = message.replace("a valid list", "an array").replace("a valid dictionary", "an object")
+    message = message.replace("a valid string, unable to parse raw data as a unicode string", "valid Unicode")
     message = message.replace(" or object to extract fields from", "").replace("a valid ", "a ")
     return re.sub(r"^\w+ should ", "must ", message).replace("a integer", "an integer")
 
@@ -242,14 +244,16 @@ def _unknown_field(path: _Path, model: type[BaseModel] | None) -> str:
     return f"there is no field {echo(name)}{f' in {_dotted(tuple(parents))}' if parents else ''}; {remedy}"
 
 
-def _path(loc: Sequence[str | int], body: object) -> _Path:
+def _path(problem: Mapping[str, Any], body: object) -> _Path:
     """The part of pydantic's location that names fields of `body`: no source (`body`), no names of union members."""
+    loc: _Path = problem["loc"]
     if not loc or loc[0] != "body":
         return tuple(loc[1:] if loc and loc[0] in ("query", "path", "header") else loc)
     path: list[str | int] = []
     value = body
     for position, part in enumerate(loc[1:], 2):
-        if isinstance(value, dict) and (part in value or position == len(loc)):
+        is_missing = problem["type"] == "missing" and position == len(loc)
+        if isinstance(value, dict) and (part in value or is_missing):
             path.append(part)
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from engine.errors import EngineUnavailableError
+from engine.errors import EngineError, EngineUnavailableError, StepFailedError
 from engine.request import FinishReason, Request, TokenDelta, TokenLogprobs
 from server.metrics import Metrics
 from server.protocol.responses import PromptTokensDetails, Usage
@@ -50,6 +50,7 @@ class Choice:
 
         Raises:
             EngineUnavailableError: the engine ended before the request did.
+        StepFailedError: the engine failed at this request.
         """
         start_s = last_s = time.perf_counter()
         finish_reason = FinishReason.ABORT
@@ -58,14 +59,14 @@ class Choice:
                 last_s = self._observe(delta, start_s, last_s)
                 if delta.finish_reason in (FinishReason.ERROR, FinishReason.ABORT):
                     finish_reason = delta.finish_reason
-                    raise EngineUnavailableError(delta.error or "the request was aborted", retry_after_s=1.0)
+                    raise _error_of(delta)
                 piece = self._assembler.feed(delta)
                 finish_reason = piece.finish_reason or finish_reason
                 yield piece
                 if piece.finish_reason is not None:
                     return
         finally:
-            await self._deltas.aclose()  # type: ignore[attr-defined]
+            self.close()
             self._metrics.observe_finished(
                 self._model_name,
                 finish_reason=finish_reason,
@@ -73,6 +74,10 @@ class Choice:
                 num_prompt_tokens=self.request.num_prompt_tokens,
                 num_generation_tokens=self.num_generation_tokens,
             )
+
+    def close(self) -> None:
+        """End the choice; where its request still runs, it is aborted."""
+        self._deltas.close()
 
     def _observe(self, delta: TokenDelta, start_s: float, last_s: float) -> float:
         """Count a delta; the time of the newest token."""
@@ -89,6 +94,14 @@ class Choice:
         return now_s
 
 
+def _error_of(delta: TokenDelta) -> EngineError:
+    """What a delta that ends a request without its output tells."""
+    message = delta.error or "the request was aborted"
+    if delta.is_engine_lost:
+        return EngineUnavailableError(message, retry_after_s=1.0)
+    return StepFailedError(message)
+
+
 class Event(NamedTuple):
     """A piece of one of several choices."""
 
@@ -97,28 +110,29 @@ class Event(NamedTuple):
 
 
 async def run_choices(choices: list[Choice], idle_s: float | None = None) -> AsyncIterator[Event | None]:
-    """Events of all choices as they come, until each has ended; None after every `idle_s` seconds without one.
+    """Events of all choices as they come, until each has ended; None every `idle_s` seconds.
 
     Leaving early, an error in one of them, or cancellation ends all of them.
 
     Raises:
         EngineUnavailableError: the engine ended before a choice did.
     """
-    queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
+    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
     tasks = [asyncio.create_task(_pump(choice, queue)) for choice in choices]
+    if idle_s is not None:
+        tasks.append(asyncio.create_task(_tick(queue, idle_s)))
     num_open = len(choices)
     try:
         while num_open:
-            try:
-                event = await asyncio.wait_for(queue.get(), idle_s)
-            except TimeoutError:
-                yield None
-                continue
+            event = await queue.get()
             if isinstance(event, Exception):
                 raise event
-            num_open -= event.piece.finish_reason is not None
+            if event is not None:
+                num_open -= event.piece.finish_reason is not None
             yield event
     finally:
+        for choice in choices:
+            choice.close()  # also those whose task never got to run
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -137,7 +151,13 @@ def usage_of(choices: list[Choice], num_choices_per_prompt: int) -> Usage:
     )
 
 
-async def _pump(choice: Choice, queue: asyncio.Queue[Event | Exception]) -> None:
+async def _tick(queue: asyncio.Queue[Event | Exception | None], interval_s: float) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        queue.put_nowait(None)
+
+
+async def _pump(choice: Choice, queue: asyncio.Queue[Event | Exception | None]) -> None:
     pieces = choice.pieces()
     try:
         async for piece in pieces:

@@ -21,9 +21,10 @@ class GenerationDefaults:
     """
 
     def __init__(self, generation_config: dict[str, Any]) -> None:
-        self.temperature = float(generation_config.get("temperature") or 1.0)
-        self.top_p = float(generation_config.get("top_p") or 1.0)
-        self.top_k = int(generation_config.get("top_k") or 0)
+        found = {name: value for name, value in generation_config.items() if value is not None}
+        self.temperature = float(found.get("temperature", 1.0))
+        self.top_p = float(found.get("top_p", 1.0))
+        self.top_k = int(found.get("top_k", 0))
 
 
 class ServedModel:

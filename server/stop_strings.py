@@ -49,12 +49,16 @@ class StopMatcher:
         return text
 
     def _end_of_text(self) -> int | None:
-        """Where the output ends: at the stop string that begins first, the longest of those that begin there."""
-        found = [(self._held.find(stop), -len(stop)) for stop in self._stop if stop in self._held]
+        """Where the output ends: at the stop string that is complete first, the longest of those that end there.
+
+        "Complete first" is the only rule that gives the same text however the pieces are cut.
+        """
+        starts = [(self._held.find(stop), len(stop)) for stop in self._stop]
+        found = [(start + length, start) for start, length in starts if start >= 0]
         if not found:
             return None
-        start, negative_length = min(found)
-        return start - negative_length if self._include_stop else start
+        end, start = min(found)
+        return end if self._include_stop else start
 
     def _num_chars_to_hold(self) -> int:
         """The length of the longest suffix that begins a stop string."""

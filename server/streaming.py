@@ -21,6 +21,9 @@ logger = logging.getLogger("headcount.server")
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
+CLIENT_CLOSED_REQUEST = 499
+"""For the log alone: nobody is there to read it."""
+
 T = TypeVar("T")
 
 
@@ -30,7 +33,13 @@ class ClientGoneError(Exception):
 
 async def respond(http_request: HTTPRequest, writer: Writer) -> Response:
     """The whole response as JSON; a client that goes away meanwhile aborts its requests."""
-    answer = await until_disconnect(http_request, _collect(writer))
+    try:
+        answer = await until_disconnect(http_request, _collect(writer))
+    except ClientGoneError:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    finally:
+        for choice in writer.choices:
+            choice.close()
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 

@@ -7,6 +7,20 @@ from server.stop_strings import Released, StopMatcher
 from server.tokenizer import Tokenizer
 
 
+class PlacedLogprobs(NamedTuple):
+    """Log-probabilities of a token, and where its text begins.
+
+    Attributes:
+        offset: characters of output before it.
+        entry: the log-probabilities; None for the first token of a prompt, which nothing predicts.
+        token_id: the token.
+    """
+
+    offset: int
+    entry: TokenLogprobs | None
+    token_id: int
+
+
 class Piece(NamedTuple):
     """What a delta adds to what a client sees.
 
@@ -17,7 +31,7 @@ class Piece(NamedTuple):
     """
 
     text: str
-    logprobs: list[TokenLogprobs]
+    logprobs: list[PlacedLogprobs]
     finish_reason: FinishReason | None
 
 
@@ -28,52 +42,69 @@ class TextAssembler:
 
     Args:
         tokenizer: of the model.
+        prompt_token_ids: what the output goes on from.
         params: stop strings and min_tokens of the request.
         skip_special_tokens: leave special tokens out of the text.
         include_stop: keep the stop string or stop token that ends the output.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, params: SamplingParams, *, skip_special_tokens: bool, include_stop: bool
+        self,
+        tokenizer: Tokenizer,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        skip_special_tokens: bool,
+        include_stop: bool,
     ) -> None:
-        self._detokenizer = tokenizer.detokenizer(skip_special_tokens=skip_special_tokens)
+        self._detokenizer = tokenizer.detokenizer(skip_special_tokens=skip_special_tokens, before=prompt_token_ids)
         self._matcher = StopMatcher(params.stop, include_stop=include_stop)
         self._min_tokens = params.min_tokens
         self._include_stop = include_stop
         self._num_tokens = 0
         self._num_decoded_chars = 0
         self._num_released_chars = 0
-        self._waiting: list[tuple[int, TokenLogprobs]] = []
+        self._waiting: list[tuple[int, PlacedLogprobs]] = []
 
     def feed(self, delta: TokenDelta) -> Piece:
         """The piece that `delta` adds; with a finish reason when the engine or a stop string ends the choice."""
         text = ""
         for place, token_id in enumerate(delta.token_ids):
+            entry = delta.logprobs[place] if delta.logprobs else None
             if token_id == delta.stop_token_id and not self._include_stop:
+                self._wait(entry, self._num_decoded_chars)
                 break
-            released = self._feed_token(token_id, delta.logprobs[place] if delta.logprobs else None)
+            released = self._feed_token(token_id, entry)
             text += released.text
             if released.is_stopped:
                 return self._piece(text, FinishReason.STOP)
         if delta.finish_reason is None:
             return self._piece(text, None)
         last = self._matcher.feed(self._detokenizer.flush())
-        text += last.text if last.is_stopped else last.text + self._matcher.flush()
-        return self._piece(text, FinishReason.STOP if last.is_stopped else delta.finish_reason)
+        if last.is_stopped:
+            return self._piece(text + last.text, FinishReason.STOP)
+        piece = self._piece(text + last.text + self._matcher.flush(), delta.finish_reason)
+        # All text is out, so every token is: also those that were half a character when the last one came.
+        return piece._replace(logprobs=[*piece.logprobs, *(placed for _, placed in self._waiting)])
 
-    def _feed_token(self, token_id: int, logprobs: TokenLogprobs | None) -> Released:
+    def _feed_token(self, token_id: int, entry: TokenLogprobs | None) -> Released:
+        offset = self._num_decoded_chars
         new = self._detokenizer.feed(token_id)
         self._num_tokens += 1
         self._num_decoded_chars += len(new)
-        if logprobs is not None:
-            self._waiting.append((self._num_decoded_chars, logprobs))
+        self._wait(entry, offset)
         if self._num_tokens < self._min_tokens:
             # Too early to stop: what is here can be part of no match, so nothing of it needs to be held.
             return Released(new, is_stopped=False)
         return self._matcher.feed(new)
 
+    def _wait(self, entry: TokenLogprobs | None, offset: int) -> None:
+        """Hold a token's log-probabilities until the text decoded so far is out."""
+        if entry is not None:
+            self._waiting.append((self._num_decoded_chars, PlacedLogprobs(offset, entry, entry.token_id)))
+
     def _piece(self, text: str, finish_reason: FinishReason | None) -> Piece:
         self._num_released_chars += len(text)
         num_out = sum(end <= self._num_released_chars for end, _ in self._waiting)
-        logprobs, self._waiting = [entry for _, entry in self._waiting[:num_out]], self._waiting[num_out:]
+        logprobs, self._waiting = [placed for _, placed in self._waiting[:num_out]], self._waiting[num_out:]
         return Piece(text, logprobs, finish_reason)

@@ -34,4 +34,5 @@ class RequestBody(WireModel):
         for name, harmless in cls.unsupported.items():
             if name in body and body[name] is not None and body[name] not in harmless:
                 raise invalid_request(f"{name} is not supported by this server", code="unsupported_field", param=name)
-        return {name: value for name, value in body.items() if name not in cls.unsupported}
+        # null says the same as leaving a field out: clients send it for whatever they do not set.
+        return {name: value for name, value in body.items() if name not in cls.unsupported and value is not None}

@@ -74,7 +74,7 @@ class GenerationBody(RequestBody):
     """Send tokens as they come (server-sent events)."""
     stream_options: StreamOptions | None = None
     """Only with `stream`."""
-    priority: int = 0
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31)
     """Lower runs earlier."""
     user: str | None = None
     """Accepted for compatibility; no effect."""

@@ -22,11 +22,11 @@ async def create_completion(body: CompletionBody, http_request: HTTPRequest) -> 
     state: ServerState = http_request.app.state.server
     model = state.find(body.model)
     check_body(body, state)
-    ready_info(model)
+    info = ready_info(model)
     prompts = await _encode_prompts(body, model, state.http.max_num_prompts)
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    _check_max_tokens(body, max_tokens)
-    wanted = Wanted(prompts, [max_tokens] * len(prompts), body.logprobs, _prompt_logprobs(body))
+    _check_max_tokens(body)
+    max_tokens = [_max_tokens(body, len(prompt), info.max_model_len) for prompt in prompts]
+    wanted = Wanted(prompts, max_tokens, body.logprobs, _prompt_logprobs(body))
     choices = build_choices(body, model, state, wanted)
     writer = CompletionWriter(
         model,
@@ -34,6 +34,7 @@ async def create_completion(body: CompletionBody, http_request: HTTPRequest) -> 
         num_choices_per_prompt=body.n,
         num_prompt_top=body.prompt_logprobs,
         echoes=_echoes(body, model, prompts),
+        skip_special_tokens=body.skip_special_tokens,
     )
     return await send(http_request, body, writer)
 
@@ -56,13 +57,20 @@ async def _encode_prompts(body: CompletionBody, model: ServedModel, max_num_prom
     ]
 
 
-def _check_max_tokens(body: CompletionBody, max_tokens: int) -> None:
+def _max_tokens(body: CompletionBody, num_prompt_tokens: int, max_model_len: int) -> int:
+    """What the request says; where it says nothing 16, or what is left of the context if that is less."""
+    if body.max_tokens is not None:
+        return body.max_tokens
+    return max(1, min(DEFAULT_MAX_TOKENS, max_model_len - num_prompt_tokens))
+
+
+def _check_max_tokens(body: CompletionBody) -> None:
     """0 output tokens make sense only where the prompt itself is asked for.
 
     Raises:
         APIError: nothing is asked for (400).
     """
-    if max_tokens == 0 and not body.echo and body.prompt_logprobs is None:
+    if body.max_tokens == 0 and not body.echo and body.prompt_logprobs is None:
         raise invalid_request(
             "max_tokens must be at least 1 (0 only with echo or prompt_logprobs), got 0",
             code="invalid_value",

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
+from engine.errors import EngineError
 from engine.request import Request, SamplingParams
-from server.errors import invalid_request
+from server.errors import error_of, invalid_request
 from server.generation import Choice
 from server.protocol.generation import GenerationBody
 from server.sampling import build_sampling_params
@@ -68,10 +69,16 @@ def build_choices(body: GenerationBody, model: ServedModel, state: ServerState, 
                 choice_idx=choice_idx,
             )
             requests.append(_request(prompt_token_ids, params, body.priority))
-    return [
-        Choice(index, model, request, _assembler(body, model, request.sampling_params), state.metrics)
-        for index, request in enumerate(requests)
-    ]
+    choices: list[Choice] = []
+    try:
+        for index, request in enumerate(requests):
+            choices.append(Choice(index, model, request, _assembler(body, model, request), state.metrics))
+    except EngineError as error:
+        state.metrics.count_rejected(model.name, error_of(error).code)
+        for choice in choices:
+            choice.close()
+        raise
+    return choices
 
 
 async def send(http_request: HTTPRequest, body: GenerationBody, writer: Writer) -> Response:
@@ -92,10 +99,11 @@ def _request(prompt_token_ids: list[int], params: SamplingParams, priority: int)
     )
 
 
-def _assembler(body: GenerationBody, model: ServedModel, params: SamplingParams) -> TextAssembler:
+def _assembler(body: GenerationBody, model: ServedModel, request: Request) -> TextAssembler:
     return TextAssembler(
         model.tokenizer,
-        params,
+        request.prompt_token_ids,
+        request.sampling_params,
         skip_special_tokens=body.skip_special_tokens,
         include_stop=body.include_stop_str_in_output,
     )

@@ -55,7 +55,9 @@ class ChatWriter(Writer):
     def _logprobs(self, choice: Choice, piece: Piece) -> ChatLogprobs | None:
         if choice.request.sampling_params.logprobs is None:
             return None
-        return ChatLogprobs([_content_logprob(self._model.tokenizer, entry) for entry in piece.logprobs])
+        return ChatLogprobs(
+            [_content_logprob(self._model.tokenizer, placed.entry) for placed in piece.logprobs if placed.entry]
+        )
 
 
 def _content_logprob(tokenizer: Tokenizer, entry: TokenLogprobs) -> ContentLogprob:

@@ -6,7 +6,7 @@ from engine.request import TokenLogprobs
 from server.generation import Choice
 from server.protocol.responses import ChatChunkChoice, CompletionChoice, CompletionLogprobs
 from server.served_model import ServedModel
-from server.text_assembler import Piece
+from server.text_assembler import Piece, PlacedLogprobs
 from server.writers.base import Writer
 
 
@@ -19,6 +19,7 @@ class CompletionWriter(Writer):
         num_choices_per_prompt: n.
         num_prompt_top: what `prompt_logprobs` asked for.
         echoes: the text to put before each choice, by index; empty without `echo`.
+        skip_special_tokens: whether special tokens are left out of the echoed text.
     """
 
     id_prefix = "cmpl"
@@ -33,10 +34,11 @@ class CompletionWriter(Writer):
         num_choices_per_prompt: int,
         num_prompt_top: int | None,
         echoes: dict[int, str],
+        skip_special_tokens: bool,
     ) -> None:
         super().__init__(model, choices, num_choices_per_prompt=num_choices_per_prompt, num_prompt_top=num_prompt_top)
         self._echoes = echoes
-        self._text_offsets = dict.fromkeys((choice.index for choice in choices), 0)
+        self._skip_special_tokens = skip_special_tokens
 
     def _chunk_choice(self, choice: Choice, piece: Piece) -> CompletionChoice:
         is_first = choice.index not in self._has_begun
@@ -63,25 +65,25 @@ class CompletionWriter(Writer):
         num_top = choice.request.sampling_params.logprobs
         if num_top is None:
             return None
-        entries: list[tuple[int, TokenLogprobs | None]] = []
-        if is_first and choice.index in self._echoes:
-            entries.append((choice.request.prompt_token_ids[0], None))
-            entries += [(entry.token_id, entry) for entry in choice.prompt_logprobs]
-        entries += [(entry.token_id, entry) for entry in piece.logprobs]
-        result = CompletionLogprobs()
-        for token_id, entry in entries:
-            self._append(result, choice.index, token_id, entry, num_top)
-        return result
+        placed = self._echoed(choice) if is_first and choice.index in self._echoes else []
+        num_echoed_chars = len(self._echoes.get(choice.index, ""))
+        placed += [entry._replace(offset=entry.offset + num_echoed_chars) for entry in piece.logprobs]
+        return CompletionLogprobs(
+            tokens=[self._model.tokenizer.token_text(place.token_id) for place in placed],
+            token_logprobs=[place.entry.logprob if place.entry else None for place in placed],
+            top_logprobs=[self._tops(place.entry, num_top) if place.entry else None for place in placed],
+            text_offset=[place.offset for place in placed],
+        )
 
-    def _append(
-        self, result: CompletionLogprobs, index: int, token_id: int, entry: TokenLogprobs | None, num_top: int
-    ) -> None:
-        text = self._model.tokenizer.token_text(token_id)
-        result.tokens.append(text)
-        result.text_offset.append(self._text_offsets[index])
-        self._text_offsets[index] += len(text)
-        result.token_logprobs.append(entry.logprob if entry else None)
-        result.top_logprobs.append(self._tops(entry, num_top) if entry else None)
+    def _echoed(self, choice: Choice) -> list[PlacedLogprobs]:
+        """The prompt's tokens, each at the place of its text in the echo."""
+        entries = [None, *choice.prompt_logprobs]
+        detokenizer = self._model.tokenizer.detokenizer(skip_special_tokens=self._skip_special_tokens)
+        placed, offset = [], 0
+        for token_id, entry in zip(choice.request.prompt_token_ids, entries, strict=True):
+            placed.append(PlacedLogprobs(offset, entry, token_id))
+            offset += len(detokenizer.feed(token_id))
+        return placed
 
     def _tops(self, entry: TokenLogprobs, num_top: int) -> dict[str, float]:
         """The most probable tokens and the chosen one. Tokens with one text (parts of characters) share an entry."""

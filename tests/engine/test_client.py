@@ -61,7 +61,7 @@ async def test_closing_a_stream_aborts_its_request(client: EngineClient) -> None
     stream = client.generate(make_request("long", prompt(5), max_tokens=2000, ignore_eos=True))
     async for _ in stream:
         break
-    await stream.aclose()  # type: ignore[attr-defined]
+    stream.close()
     assert (await until_idle(client)).num_used_blocks == 0
 
 
@@ -77,9 +77,7 @@ async def test_requests_that_can_never_run_are_refused(client: EngineClient) -> 
 
 
 async def test_a_full_queue_is_refused(client: EngineClient) -> None:
-    streams = [
-        client.generate(make_request(f"q{i}", prompt(5), max_tokens=2000, ignore_eos=True)) for i in range(5)
-    ]
+    streams = [client.generate(make_request(f"q{i}", prompt(5), max_tokens=2000, ignore_eos=True)) for i in range(5)]
     firsts = [asyncio.ensure_future(anext(stream)) for stream in streams]
     await asyncio.sleep(0)
     with pytest.raises(QueueFullError, match="2 requests wait already") as caught:
@@ -88,7 +86,7 @@ async def test_a_full_queue_is_refused(client: EngineClient) -> None:
     for first, stream in zip(firsts, streams, strict=True):
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
-        await stream.aclose()  # type: ignore[attr-defined]
+        stream.close()
     await until_idle(client)
 
 

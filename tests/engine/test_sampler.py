@@ -79,9 +79,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 
 def test_the_draw_depends_on_the_output_position() -> None:
     logits = torch.zeros(1, 1000)
-    drawn = {
-        int(sampler.sample(logits.clone(), [request(output=[3] * position)], EOS)) for position in range(20)
-    }
+    drawn = {int(sampler.sample(logits.clone(), [request(output=[3] * position)], EOS)) for position in range(20)}
     assert len(drawn) > 15
 
 
