@@ -1,0 +1,113 @@
+"""With a key set, everything needs it but what is named open."""
+
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from configs.http import HTTPSettings
+from server.auth import APIKeyMiddleware, InsecureBindError, check_bind, open_paths
+from tests.server.stand_ins import connect
+
+pytestmark = pytest.mark.anyio
+
+KEY = "s3cret-ключ"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def answer(scope: Any, receive: Any, send: Any) -> None:
+    """An application that lets everybody in."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"in"})
+
+
+def protect(api_key: str | None, host: str = "127.0.0.1") -> APIKeyMiddleware:
+    return APIKeyMiddleware(answer, api_key, open_paths(HTTPSettings(host=host, insecure=True)))
+
+
+async def status_of(app: Any, path: str, authorization: str | None = None) -> int:
+    headers = {} if authorization is None else {"Authorization": authorization.encode()}
+    async with connect(app) as client:
+        return (await client.get(path, headers=headers)).status_code
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/", "/nothing", "/v1/kv", "/redoc"])
+async def test_the_key_opens_what_is_closed(path: str) -> None:
+    assert await status_of(protect(KEY), path) == 401
+    assert await status_of(protect(KEY), path, f"Bearer {KEY}") == 200
+    assert await status_of(protect(KEY), path, f"bearer  {KEY} ") == 200
+
+
+@pytest.mark.parametrize("given", ["", "Bearer", "Bearer ", "Bearer wrong", f"Basic {KEY}", KEY, f"Bearer {KEY}x"])
+async def test_any_other_header_is_refused(given: str) -> None:
+    assert await status_of(protect(KEY), "/v1/models", given) == 401
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/version", "/openapi.json", "/docs", "/metrics"])
+async def test_open_paths_need_no_key(path: str) -> None:
+    assert await status_of(protect(KEY), path) == 200
+
+
+async def test_metrics_are_closed_where_others_can_reach_them() -> None:
+    assert await status_of(protect(KEY, host="0.0.0.0"), "/metrics") == 401
+    assert await status_of(protect(KEY, host="0.0.0.0"), "/health") == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["//health", "/health/", "/health/..%2fv1/models", "/HEALTH", "/health;x", "/v1/health"]
+)
+async def test_no_spelling_of_an_open_path_opens_another(path: str) -> None:
+    assert await status_of(protect(KEY), path) == 401
+
+
+@pytest.mark.parametrize("api_key", [None, ""])
+async def test_without_a_key_everything_is_open(api_key: str | None) -> None:
+    assert await status_of(protect(api_key), "/v1/models") == 200
+
+
+async def test_the_refusal_is_an_envelope_that_says_what_to_send() -> None:
+    async with connect(protect(KEY)) as client:
+        missing = await client.get("/v1/models")
+        wrong = await client.get("/v1/models", headers={"Authorization": "Bearer no"})
+    assert missing.headers["WWW-Authenticate"] == "Bearer"
+    error = missing.json()["error"]
+    assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
+    assert "Authorization: Bearer" in error["message"]
+    assert "wrong" in wrong.json()["error"]["message"]
+    assert "no" not in wrong.json()["error"]["message"].split()
+
+
+async def test_a_websocket_without_the_key_is_closed_and_lifespan_passes() -> None:
+    sent: list[Any] = []
+    seen: list[str] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {}
+
+    async def record(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    app = APIKeyMiddleware(record, KEY, frozenset())
+    await app({"type": "websocket", "path": "/ws", "headers": []}, receive, send)
+    await app({"type": "lifespan"}, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.close"]
+    assert seen == ["lifespan"]
+
+
+def test_binding_beyond_loopback_needs_a_key_or_the_explicit_wish() -> None:
+    exposed = HTTPSettings.model_construct(host="0.0.0.0")
+    with pytest.raises(InsecureBindError, match=r"0\.0\.0\.0.*api_key.*127\.0\.0\.1.*insecure"):
+        check_bind(exposed)
+    with pytest.raises(InsecureBindError):
+        check_bind(HTTPSettings.model_construct(host="0.0.0.0", api_key=SecretStr("")))
+    check_bind(HTTPSettings(host="0.0.0.0", api_key=SecretStr(KEY)))
+    check_bind(HTTPSettings(host="0.0.0.0", insecure=True))
+    for host in ("127.0.0.1", "::1", "localhost"):
+        check_bind(HTTPSettings(host=host))
