@@ -30,6 +30,8 @@ MAX_ECHO_CHARS = 200
 PYDANTIC_ERROR_TYPES = frozenset(typing.get_args(ErrorType))
 
 _Path = tuple[str | int, ...]
+_Problem = tuple[_Path, dict[str, Any]]
+"""Where, and what pydantic says about it."""
 
 
 @dataclass(eq=False)
@@ -194,7 +196,7 @@ def from_validation(
     """
     body = error.body if isinstance(error, RequestValidationError) else body
     problems = [(_path(problem, body), problem) for problem in cast(list[dict[str, Any]], error.errors())]
-    first_path, first = problems[0]
+    first_path, first = _most_telling(problems)
     if first["type"] == "json_invalid":
         reason, position = first.get("ctx", {}).get("error", "cannot be read"), first["loc"][-1]
         return invalid_request(
@@ -207,6 +209,16 @@ def from_validation(
     related = [path for path, _ in problems if path[: len(first_path)] == first_path]
     deepest = max(related, key=len)
     return _field_error(deepest, [problem for path, problem in problems if path == deepest], model)
+
+
+def _most_telling(problems: list[_Problem]) -> _Problem:
+    """The first problem; where it is a missing field, an unknown one beside it, which is likely the same misspelt."""
+    path, first = problems[0]
+    if first["type"] == "missing":
+        for other_path, other in problems:
+            if other["type"] == "extra_forbidden" and other_path[:-1] == path[:-1]:
+                return other_path, other
+    return path, first
 
 
 def _field_error(path: _Path, problems: list[dict[str, Any]], model: type[BaseModel] | None) -> APIError:

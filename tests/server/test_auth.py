@@ -6,8 +6,9 @@ import pytest
 from pydantic import SecretStr
 
 from configs.http import HTTPSettings
-from server.auth import APIKeyMiddleware, InsecureBindError, check_bind, open_paths
-from tests.server.stand_ins import connect
+from server.app import create_app
+from server.auth import ALWAYS_OPEN, APIKeyMiddleware, InsecureBindError, check_bind, open_paths
+from tests.server.stand_ins import FakeClient, FakeModel, connect, make_info
 
 pytestmark = pytest.mark.anyio
 
@@ -99,6 +100,18 @@ async def test_a_websocket_without_the_key_is_closed_and_lifespan_passes() -> No
     await app({"type": "lifespan"}, receive, send)
     assert [message["type"] for message in sent] == ["websocket.close"]
     assert seen == ["lifespan"]
+
+
+async def test_every_route_of_the_server_is_closed_but_the_open_ones() -> None:
+    served: Any = {"tiny": FakeModel("tiny", FakeClient(make_info()))}
+    app = create_app(HTTPSettings(host="0.0.0.0", api_key=SecretStr(KEY)), served)
+    routes = [(path, method) for path, methods in app.openapi()["paths"].items() for method in methods]
+    assert len(routes) > 8
+    async with connect(app) as client:
+        for path, method in [*routes, ("/", "get"), ("/docs", "get"), ("/openapi.json", "get")]:
+            response = await client.request(method, path)
+            assert (response.status_code == 401) is (path not in ALWAYS_OPEN), path
+            assert "X-Request-Id" in response.headers
 
 
 def test_binding_beyond_loopback_needs_a_key_or_the_explicit_wish() -> None:

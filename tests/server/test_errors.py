@@ -115,6 +115,13 @@ async def post(content: Any, **headers: str) -> tuple[int, dict[str, Any]]:
             "unknown_field",
             ["in messages[0]", "did you mean 'content'?"],
         ),
+        (
+            {"messages": [{"role": "user", "contnt": "x"}]},
+            "messages[0].contnt",
+            "unknown_field",
+            ["did you mean 'content'?"],
+        ),
+        ({"messages": [{"zzz": 1}, {"role": "user"}]}, "messages[0].zzz", "unknown_field", ["remove it"]),
         ({"temperature": 3}, "temperature", "invalid_value", ["temperature must be less than or equal to 2, got 3"]),
         ({"temperature": "hot"}, "temperature", "invalid_type", ["must be a number", "got 'hot'"]),
         ({"top_logprobs": 2.5}, "top_logprobs", "invalid_type", ["must be an integer", "got 2.5"]),
