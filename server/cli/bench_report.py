@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import psutil
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -143,27 +144,17 @@ def print_report(report: Report) -> None:
     """A table for people, on standard output."""
     load, console = report.load, Console(highlight=False)
     title = f"{report.model['id']}: {load['prompt_tokens']} prompt tokens, {load['max_tokens']} output tokens"
-    table = Table(title=title)
-    headings = (
-        "at once",
-        "requests",
-        "errors",
-        "output tok/s",
-        "total tok/s",
-        "TTFT ms p50/p90/p99",
-        "ITL ms p50/p90/p99",
-    )
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    latencies = [f"{kind} ms\n{name}" for kind in ("TTFT", "ITL") for name in QUANTILES]
+    for heading in ("at once", "requests", "output\ntok/s", *latencies):
+        table.add_column(heading, justify="right", no_wrap=True)
     for level in report.levels:
         table.add_row(
             str(level.concurrency),
             str(level.num_requests),
-            str(level.num_errors),
             f"{level.output_tokens_per_s:,.1f}",
-            f"{level.total_tokens_per_s:,.1f}",
-            _milliseconds(level.ttft_s),
-            _milliseconds(level.itl_s),
+            *_milliseconds(level.ttft_s),
+            *_milliseconds(level.itl_s),
         )
     console.print(table)
     for level in report.levels:
@@ -171,8 +162,8 @@ def print_report(report: Report) -> None:
             console.print(f"{count} errors at {level.concurrency} at once: {message}", style="red", markup=False)
 
 
-def _milliseconds(quantiles: dict[str, float]) -> str:
-    return " / ".join(f"{1000 * seconds:,.1f}" for seconds in quantiles.values()) or "-"
+def _milliseconds(quantiles: dict[str, float]) -> list[str]:
+    return [f"{1000 * quantiles[name]:,.1f}" if quantiles else "-" for name in QUANTILES]
 
 
 def write_report(report: Report, path: Path) -> None:
