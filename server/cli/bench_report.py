@@ -145,7 +145,7 @@ def print_report(report: Report) -> None:
     load, console = report.load, Console(highlight=False)
     title = f"{report.model['id']}: {load['prompt_tokens']} prompt tokens, {load['max_tokens']} output tokens"
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
-    latencies = [f"{kind} ms\n{name}" for kind in ("TTFT", "ITL") for name in QUANTILES]
+    latencies = [f"{kind}\n{name} ms" for kind in ("TTFT", "ITL") for name in QUANTILES]
     for heading in ("at once", "requests", "output\ntok/s", *latencies):
         table.add_column(heading, justify="right", no_wrap=True)
     for level in report.levels:
@@ -163,7 +163,8 @@ def print_report(report: Report) -> None:
 
 
 def _milliseconds(quantiles: dict[str, float]) -> list[str]:
-    return [f"{1000 * quantiles[name]:,.1f}" if quantiles else "-" for name in QUANTILES]
+    numbers = [1000 * quantiles[name] for name in QUANTILES] if quantiles else []
+    return [f"{number:,.1f}" if number < 100 else f"{number:,.0f}" for number in numbers] or ["-"] * len(QUANTILES)
 
 
 def write_report(report: Report, path: Path) -> None:
