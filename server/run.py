@@ -20,6 +20,7 @@ __all__ = ["load_served_model", "serve"]
 logger = logging.getLogger("headcount.server")
 
 DRAIN_POLL_S = 0.05
+BACKLOG = 2048
 
 
 def serve(http: HTTPSettings, models: dict[str, ServedModel]) -> int:
@@ -110,6 +111,7 @@ def _listen(http: HTTPSettings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((http.host, http.port))
+        listener.listen(BACKLOG)  # at once: who reads the log line may connect, and waits until the application is up
     except OSError as error:
         listener.close()
         remedy = "it is in use; stop the other server or choose another --port"

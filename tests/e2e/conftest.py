@@ -1,0 +1,43 @@
+"""Servers that several tests share."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from checkpoints.demo import fetch_demo
+from tests.e2e.server_process import ServerProcess
+from tests.engine.tiny_models import build_model, save_model
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+@pytest.fixture(scope="session")
+def demo_folder() -> Path:
+    """The imported demo model."""
+    return fetch_demo()
+
+
+@pytest.fixture(scope="session")
+def demo_server(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The server as `make serve` starts it."""
+    with ServerProcess(log=tmp_path_factory.mktemp("demo") / "log") as server:
+        yield server.wait_ready()
+
+
+@pytest.fixture(scope="session")
+def client(demo_server: ServerProcess) -> openai.OpenAI:
+    """The official client."""
+    return openai.OpenAI(base_url=f"{demo_server.url}/v1", api_key="unused", max_retries=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights with the demo's tokenizer: starts and answers fast, and says nothing."""
+    model = build_model("llama", vocab_size=49152, max_position_embeddings=4096, tie_word_embeddings=True)
+    folder = save_model(model.float(), tmp_path_factory.mktemp("tiny"))
+    for name in TOKENIZER_FILES:
+        shutil.copy(demo_folder / name, folder)
+    return folder
