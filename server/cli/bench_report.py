@@ -144,7 +144,7 @@ def print_report(report: Report) -> None:
     """A table for people, on standard output."""
     load, console = report.load, Console(highlight=False)
     title = f"{report.model['id']}: {load['prompt_tokens']} prompt tokens, {load['max_tokens']} output tokens"
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     latencies = [f"{kind}\n{name} ms" for kind in ("TTFT", "ITL") for name in QUANTILES]
     for heading in ("at once", "requests", "output\ntok/s", *latencies):
         table.add_column(heading, justify="right", no_wrap=True)
