@@ -113,12 +113,19 @@ class LLM:
         Raises:
             ValueError: the model has no chat template.
         """
-        if self._chat_template is None:
-            raise ValueError("the model has no chat template; use generate")
-        text = self._chat_template.render(messages)
-        prompt = self.tokenizer.encode(text, add_special_tokens=False)
+        prompt = self.tokenizer.encode(self.render(messages), add_special_tokens=False)
         [generation] = self.generate([prompt], sampling_params, show_progress=show_progress)
         return generation
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """The prompt that the model's chat template makes of a conversation.
+
+        Raises:
+            ValueError: the model has no chat template.
+        """
+        if self._chat_template is None:
+            raise ValueError("the model has no chat template; use generate")
+        return self._chat_template.render(messages)
 
     def _encode(self, prompt: Prompt) -> list[int]:
         return self.tokenizer.encode(prompt, add_special_tokens=True) if isinstance(prompt, str) else prompt
