@@ -24,6 +24,11 @@ COPY server server
 RUN /opt/headcount/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation --force-reinstall .
 
 FROM python:${PYTHON_VERSION}-slim
+# The CPU kernels are compiled for the machine they run on, at the first start.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --create-home headcount \
     && install --directory --owner headcount /var/cache/headcount
 COPY --from=build /opt/headcount /opt/headcount
