@@ -54,7 +54,10 @@ class ReferenceBackend:
         members = group_by_length(batch.query_lens, batch.seq_lens_list)
         self._groups = [self._build_group(batch, seqs) for seqs in members]
         windows = {layer.sliding_window for layer in self._spec.layers}
-        self._masks = {window: [_mask(group, window) for group in self._groups] for window in windows}
+        self._masks = {
+            window: [reference.causal_mask(group.positions, group.slots.shape[1], window) for group in self._groups]
+            for window in windows
+        }
 
     def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See AttentionBackend.forward."""
@@ -64,7 +67,7 @@ class ReferenceBackend:
         out = q.new_empty(q.shape[0], layer.num_q_heads, layer.v_head_dim)
         for group, mask in zip(self._groups, self._masks[layer.sliding_window], strict=True):
             rows = q[group.token_idx].unflatten(0, (-1, group.query_len))
-            attended = reference.paged_attention(
+            attended = reference.grouped_attention(
                 rows, k_cache, v_cache, group.slots, mask, softmax_scale=layer.softmax_scale
             )
             out[group.token_idx] = attended.flatten(0, 1)
@@ -97,11 +100,3 @@ def group_by_length(query_lens: list[int], seq_lens: list[int]) -> list[list[int
         else:
             groups.append([seq])
     return groups
-
-
-def _mask(group: Group, sliding_window: int | None) -> Tensor:
-    """[num_seqs, query_len, seq_len] bool: True where key position <= query position, and inside the window."""
-    keys = torch.arange(group.slots.shape[1], device=group.slots.device)
-    queries = group.positions.unsqueeze(-1)
-    mask = keys <= queries
-    return mask if sliding_window is None else mask & (keys > queries - sliding_window)

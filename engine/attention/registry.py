@@ -3,11 +3,12 @@
 import torch
 
 from engine.attention.base import AttentionBackend
+from engine.attention.cpu import CpuBackend
 from engine.attention.reference import ReferenceBackend
 from engine.errors import ModelLoadError
 from engine.models.spec import DecoderSpec
 
-BACKENDS: tuple[type[AttentionBackend], ...] = (ReferenceBackend,)
+BACKENDS: tuple[type[AttentionBackend], ...] = (CpuBackend, ReferenceBackend)
 """In order of preference."""
 
 

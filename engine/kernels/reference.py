@@ -9,6 +9,25 @@ from torch import Tensor
 
 from engine.models.spec import Activation
 
+name = "reference"
+"""The module itself is a `Kernels`."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    """X W^T, plus what is given.
+
+    Args:
+        x: [num_tokens, in].
+        weight: [out, in].
+        bias: [out].
+        residual: [num_tokens, out].
+
+    Returns:
+        [num_tokens, out].
+    """
+    product = F.linear(x, weight, bias)
+    return product if residual is None else residual + product
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """X / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019, eq. 4).
@@ -33,21 +52,19 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (x[i], x[i + rotary_dim / 2]) of every head (Su et al. 2021, eq. 34).
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotate the pairs (x[i], x[i + rotary_dim / 2]) of every head, in place (Su et al. 2021, eq. 34).
 
     Args:
         x: [num_tokens, num_heads, head_dim]; dimensions past rotary_dim stay as they are.
-        cos: [num_tokens, rotary_dim / 2].
-        sin: [num_tokens, rotary_dim / 2].
-
-    Returns:
-        A new tensor of x's shape and dtype.
+        cos: [num_tokens, rotary_dim / 2] float32, or x's dtype where that is wider.
+        sin: [num_tokens, rotary_dim / 2], as cos.
     """
     half = cos.shape[-1]
-    cos, sin = cos.unsqueeze(1).to(x.dtype), sin.unsqueeze(1).to(x.dtype)
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    first, second = x[..., :half].to(cos.dtype), x[..., half : 2 * half].to(cos.dtype)
+    x[..., :half] = first * cos - second * sin
+    x[..., half : 2 * half] = second * cos + first * sin
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
@@ -106,6 +123,70 @@ def gather_kv(cache: Tensor, slots: Tensor) -> Tensor:
 
 
 def paged_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    *,
+    cu_seqlens_q: Tensor,
+    seq_lens: Tensor,
+    softmax_scale: float,
+    sliding_window: int | None = None,
+) -> Tensor:
+    """Causal attention of a ragged batch, one sequence after the other (Vaswani et al. 2017, eq. 1).
+
+    The reference backend plans a step and batches its sequences through `grouped_attention`; this is the plain form
+    that other kernels are tested against.
+
+    Args:
+        q: [num_tokens, num_q_heads, k_head_dim]; the last tokens of each sequence, sequence after sequence.
+        k_cache: [num_blocks, block_size, num_kv_heads, k_head_dim], this step's keys included.
+        v_cache: [num_blocks, block_size, num_kv_heads, v_head_dim], this step's values included.
+        block_tables: [num_seqs, max_blocks] int64.
+        cu_seqlens_q: [num_seqs + 1] int64: sequence i has tokens [cu_seqlens_q[i], cu_seqlens_q[i + 1]).
+        seq_lens: [num_seqs] int64: tokens of each sequence up to its last one in q.
+        softmax_scale: multiplies every score.
+        sliding_window: each query sees itself and this many keys less one before it; None: all.
+
+    Returns:
+        [num_tokens, num_q_heads, v_head_dim].
+    """
+    block_size = k_cache.shape[1]
+    out = q.new_empty(*q.shape[:2], v_cache.shape[-1])
+    starts = cu_seqlens_q.tolist()
+    for seq, seq_len in enumerate(seq_lens.tolist()):
+        start, stop = starts[seq], starts[seq + 1]
+        place = torch.arange(seq_len, device=q.device)
+        slots = block_tables[seq, place // block_size] * block_size + place % block_size
+        mask = causal_mask(place[seq_len - (stop - start) :], seq_len, sliding_window)
+        out[start:stop] = grouped_attention(
+            q[start:stop].unsqueeze(0),
+            k_cache,
+            v_cache,
+            slots.unsqueeze(0),
+            mask.unsqueeze(0),
+            softmax_scale=softmax_scale,
+        )[0]
+    return out
+
+
+def causal_mask(positions: Tensor, num_keys: int, sliding_window: int | None) -> Tensor:
+    """True where the key's position is at most the query's, and inside the window.
+
+    Args:
+        positions: [..., query_len] int64: of the queries.
+        num_keys: keys are at positions 0 to num_keys - 1.
+        sliding_window: see paged_attention.
+
+    Returns:
+        [..., query_len, num_keys] bool.
+    """
+    keys, queries = torch.arange(num_keys, device=positions.device), positions.unsqueeze(-1)
+    mask = keys <= queries
+    return mask if sliding_window is None else mask & (keys > queries - sliding_window)
+
+
+def grouped_attention(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, mask: Tensor, *, softmax_scale: float
 ) -> Tensor:
     """softmax(q k^T * softmax_scale) v (Vaswani et al. 2017, eq. 1) for sequences that compute equally many tokens.

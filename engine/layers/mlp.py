@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from engine.kernels import reference
+from engine.kernels.base import Kernels
 from engine.layers.linear import Linear
 from engine.models.spec import MLPSpec
 
@@ -12,14 +12,12 @@ from engine.models.spec import MLPSpec
 class MLP:
     """down(act(gate(x)) * up(x)), gate and up as one product, or down(act(up(x)))."""
 
-    def __init__(self, spec: MLPSpec, parameters: Mapping[str, Tensor], prefix: str) -> None:
-        self._spec = spec
-        self._up = Linear(parameters, f"{prefix}.gate_up" if spec.is_gated else f"{prefix}.up")
-        self._down = Linear(parameters, f"{prefix}.down")
+    def __init__(self, spec: MLPSpec, kernels: Kernels, parameters: Mapping[str, Tensor], prefix: str) -> None:
+        self._activation = spec.activation
+        self._activate = kernels.activate_and_multiply if spec.is_gated else kernels.activate
+        self._up = Linear(kernels, parameters, f"{prefix}.gate_up" if spec.is_gated else f"{prefix}.up")
+        self._down = Linear(kernels, parameters, f"{prefix}.down")
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[num_tokens, hidden_size] -> the same shape."""
-        up = self._up(x)
-        if self._spec.is_gated:
-            return self._down(reference.activate_and_multiply(up, self._spec.activation))
-        return self._down(reference.activate(up, self._spec.activation))
+    def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
+        """[num_tokens, hidden_size] -> the same shape, added to `residual`."""
+        return self._down(self._activate(self._up(x), self._activation), residual)

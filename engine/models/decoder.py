@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend
-from engine.kernels import reference
+from engine.kernels.base import Kernels
+from engine.kernels.select import select_kernels
 from engine.layers.linear import Linear
 from engine.layers.mlp import MLP
 from engine.layers.norm import Norm
@@ -20,21 +21,22 @@ Angles = tuple[Tensor, Tensor] | None
 class DecoderLayer:
     """Attention and MLP, each behind its norm, each added to the residual stream."""
 
-    def __init__(self, spec: DecoderSpec, parameters: Mapping[str, Tensor], layer_idx: int) -> None:
+    def __init__(self, spec: DecoderSpec, kernels: Kernels, parameters: Mapping[str, Tensor], layer_idx: int) -> None:
         prefix = f"layers.{layer_idx}"
         self._layer_idx = layer_idx
+        self._apply_rope = kernels.apply_rope
         self._spec = spec.layers[layer_idx]
-        self._attention_norm = Norm(spec.norm, parameters, f"{prefix}.attention_norm")
-        self._qkv = Linear(parameters, f"{prefix}.qkv")
-        self._o = Linear(parameters, f"{prefix}.o")
-        self._mlp_norm = Norm(spec.norm, parameters, f"{prefix}.mlp_norm")
-        self._mlp = MLP(spec.mlp, parameters, prefix)
+        self._attention_norm = Norm(spec.norm, kernels, parameters, f"{prefix}.attention_norm")
+        self._qkv = Linear(kernels, parameters, f"{prefix}.qkv")
+        self._o = Linear(kernels, parameters, f"{prefix}.o")
+        self._mlp_norm = Norm(spec.norm, kernels, parameters, f"{prefix}.mlp_norm")
+        self._mlp = MLP(spec.mlp, kernels, parameters, prefix)
 
     def __call__(self, x: Tensor, angles: Angles, attention: AttentionBackend) -> Tensor:
         """[num_tokens, hidden_size] -> the same shape."""
         q, k, v = self._project(self._attention_norm(x), angles)
-        x = x + self._o(attention.forward(self._layer_idx, q, k, v))
-        return x + self._mlp(self._mlp_norm(x))
+        x = self._o(attention.forward(self._layer_idx, q, k, v), residual=x)
+        return self._mlp(self._mlp_norm(x), residual=x)
 
     def _project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value heads, each [num_tokens, num_heads, head_dim]; query and key turned by their angles."""
@@ -42,7 +44,7 @@ class DecoderLayer:
         qk, v = self._qkv(x).split((spec.q_width + spec.k_width, spec.v_width), dim=-1)
         qk = qk.unflatten(-1, (spec.num_q_heads + spec.num_kv_heads, spec.k_head_dim))
         if angles is not None:
-            qk = reference.apply_rope(qk, *angles)
+            self._apply_rope(qk, *angles)
         q, k = qk.split((spec.num_q_heads, spec.num_kv_heads), dim=1)
         return q, k, v.unflatten(-1, (spec.num_kv_heads, spec.v_head_dim))
 
@@ -54,15 +56,23 @@ class Decoder:
         spec: what it is.
         parameters: every name of spec.parameter_shapes(), on one device, in one dtype.
         max_model_len: longest context that will be asked of it.
+        kernels: what its layers run on; None: the fastest for the parameters' device and dtype.
     """
 
-    def __init__(self, spec: DecoderSpec, parameters: Mapping[str, Tensor], max_model_len: int) -> None:
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        parameters: Mapping[str, Tensor],
+        max_model_len: int,
+        kernels: Kernels | None = None,
+    ) -> None:
         self._embed = parameters["embed.weight"]
+        kernels = kernels or select_kernels(self._embed.device, self._embed.dtype)
         self._position_embed = parameters.get("position_embed.weight")
         self._rotary = Rotary(spec.rope, max_model_len, self._embed.dtype, self._embed.device) if spec.rope else None
-        self._layers = [DecoderLayer(spec, parameters, layer_idx) for layer_idx in range(spec.num_layers)]
-        self._norm = Norm(spec.norm, parameters, "norm")
-        self._lm_head = Linear(parameters, "embed" if spec.has_tied_embeddings else "lm_head")
+        self._layers = [DecoderLayer(spec, kernels, parameters, layer_idx) for layer_idx in range(spec.num_layers)]
+        self._norm = Norm(spec.norm, kernels, parameters, "norm")
+        self._lm_head = Linear(kernels, parameters, "embed" if spec.has_tied_embeddings else "lm_head")
 
     def __call__(self, input_ids: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:
         """Hidden states [num_tokens, hidden_size] of a planned step.

@@ -10,7 +10,7 @@
 #ifndef HEADCOUNT_COMMON_H
 #define HEADCOUNT_COMMON_H
 
-#include <omp.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +32,7 @@
 #define COLS 4 /* columns of a register tile */
 #define INLINE static inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
+#define HIDDEN __attribute__((visibility("hidden")))
 #define UNROLL _Pragma("GCC unroll 16")
 
 typedef float vf __attribute__((vector_size(VL * 4)));
@@ -70,6 +71,10 @@ INLINE void store(float *p, vf x) { *(vf_mem *)p = x; }
 INLINE vf choose(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
 
 INLINE vf vmax(vf a, vf b) { return choose(a > b, a, b); }
+
+/* Call task(context, i) for every i in [0, num_tasks), on up to num_threads threads; back when all are done. */
+typedef void (*Task)(void *context, int64_t i);
+HIDDEN void run_tasks(Task task, void *context, int64_t num_tasks, int num_threads);
 
 /* ---- one number ---- */
 
@@ -162,6 +167,31 @@ INLINE void narrow_row(void *dst, const float *src, float scale, int64_t width, 
     for (; i < width; i++) store_one(dst, i, src[i] * scale, dtype);
 }
 
+/* ---- functions ---- */
+
+/* e^x to about 2 units in the last place: 2^n times a polynomial for 2^f, n the integer nearest to x / ln 2. Below
+ * -87.3, where float32 has no normal numbers left, it is 0. NaN stays NaN. */
+INLINE vf vexp(vf x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, which then is in the low bits */
+    vf limited = choose(x < splat(-87.3f), splat(-87.3f), x);
+    limited = choose(limited > splat(88.7f), splat(88.7f), limited);
+    vf shifted = limited * 1.44269504f + magic, n = shifted - magic;
+    vf f = limited - n * 0.693145752f; /* ln 2 in two parts, so that the remainder is exact to the last bit */
+    f = f - n * 1.42860677e-6f;
+    vf poly = splat(1.0f / 720);
+    poly = poly * f + 1.0f / 120;
+    poly = poly * f + 1.0f / 24;
+    poly = poly * f + 1.0f / 6;
+    poly = poly * f + 0.5f;
+    poly = poly * f + 1.0f;
+    poly = poly * f + 1.0f;
+    /* n reaches 128, an exponent that float32 lacks: half of it goes into each of two factors. */
+    vi whole = (vi)shifted - 0x4b400000, half = whole >> 1;
+    vf scaled = poly * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
+    vf result = choose(x > splat(88.8f), splat(INFINITY), scaled);
+    return choose(x < splat(-87.3f), splat(0), result);
+}
+
 /* ---- reductions ---- */
 
 INLINE float sum_lanes(vf x) {
@@ -208,6 +238,7 @@ INLINE v4 sum_lanes_of_4(const vf a[4]) {
  *
  *   x    [rows, depth] float32 in split order, rows ldx apart
  *   w    four rows [depth] of `dtype`, wherever they lie
+ *   ahead  bytes from each element of w to what will be needed soon: fetched into the second-level cache meanwhile
  *   out  [rows, 4] float32, rows ldo apart
  */
 INLINE void dot_tile(const int rows, const int dtype, const float *x, int64_t ldx, const void *const w[COLS],
@@ -222,7 +253,7 @@ INLINE void dot_tile(const int rows, const int dtype, const float *x, int64_t ld
     for (; k + 2 * VL <= depth; k += 2 * VL) {
         vf even[COLS], odd[COLS];
         UNROLL
-        for (int n = 0; n < COLS; n++) __builtin_prefetch((const char *)at(w[n], k, dtype) + ahead, 0, PFL);
+        for (int n = 0; n < COLS; n++) __builtin_prefetch((const char *)at(w[n], k, dtype) + ahead, 0, 2);
         UNROLL
         for (int n = 0; n < COLS; n++) even[n] = load_even(w[n], k, dtype);
         UNROLL

@@ -1,0 +1,59 @@
+"""The CPU backend: native kernels that read the paged cache in place."""
+
+import torch
+from torch import Tensor
+
+from engine.batch import BatchTensors
+from engine.kernels import cpu
+from engine.kernels.cpu.kernels import MAX_HEAD_DIM
+from engine.models.spec import DecoderSpec
+from kvcache.storage import KVStorage
+
+
+class CpuBackend:
+    """One native call a layer for all sequences of the step."""
+
+    name = "cpu"
+
+    def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
+        self._spec = spec
+        self._storage = storage
+        self._kernels = cpu.CpuKernels(storage.k(0).dtype)
+        self._batch: BatchTensors | None = None
+        self._seq_lens = torch.empty(0, dtype=torch.int64)
+
+    @staticmethod
+    def objections(spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> list[str]:
+        """See AttentionBackend.objections."""
+        widest = max(max(layer.k_head_dim, layer.v_head_dim) for layer in spec.layers)
+        too_wide = [f"head_dim {widest} is over {MAX_HEAD_DIM}"] if widest > MAX_HEAD_DIM else []
+        return too_wide + cpu.objections(device, dtype)
+
+    def plan(self, batch: BatchTensors) -> None:
+        """Keep the step's tables; the kernel needs nothing more."""
+        self._batch = batch
+        self._seq_lens = torch.tensor(batch.seq_lens_list, dtype=torch.int64)
+
+    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See AttentionBackend.forward.
+
+        Raises:
+            RuntimeError: no step is planned.
+        """
+        batch = self._batch
+        if batch is None:
+            raise RuntimeError("forward was called before plan")
+        layer = self._spec.layers[layer_idx]
+        k_cache, v_cache = self._storage.k(layer_idx), self._storage.v(layer_idx)
+        self._kernels.store_kv(k, v, k_cache, v_cache, batch.slot_mapping)
+        out = self._kernels.paged_attention(
+            q,
+            k_cache,
+            v_cache,
+            batch.block_tables,
+            cu_seqlens_q=batch.cu_seqlens_q,
+            seq_lens=self._seq_lens,
+            softmax_scale=layer.softmax_scale,
+            sliding_window=layer.sliding_window,
+        )
+        return out.flatten(1)

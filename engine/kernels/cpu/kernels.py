@@ -1,0 +1,234 @@
+"""The native kernels with the reference's names and signatures."""
+
+import torch
+from torch import Tensor
+
+from engine.kernels import reference
+from engine.kernels.cpu.build import KernelBuildError, load_library
+from engine.kernels.cpu.library import declare
+from engine.models.spec import Activation
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+"""The formats that the kernels read, as src/common.h numbers them."""
+
+ACTIVATIONS = {Activation.SILU: 0, Activation.GELU_TANH: 1, Activation.RELU: 2}
+"""The activations that src/elementwise.c knows."""
+
+MAX_HEAD_DIM = 256
+NO_WINDOW = 1 << 60
+
+
+def objections(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """All reasons why the native kernels cannot run there; empty: they can."""
+    reasons = []
+    if device.type != "cpu":
+        reasons.append(f"device {device.type} is not the CPU")
+    if dtype not in DTYPES:
+        reasons.append(f"dtype {dtype} is none of {', '.join(map(str, DTYPES))}")
+    if not reasons and isinstance(reason := load_library(), str):
+        reasons.append(reason)
+    return reasons
+
+
+class CpuKernels:
+    """engine.kernels.base.Kernels in native code, for contiguous tensors of one dtype on the CPU.
+
+    Args:
+        dtype: of weights, activations and KV cache.
+
+    Raises:
+        KernelBuildError: `objections` has some.
+    """
+
+    name = "cpu"
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        library = load_library()
+        if isinstance(library, str):
+            raise KernelBuildError(library)
+        declare(library)
+        self._dtype, self._code = dtype, DTYPES[dtype]
+        self._linear, self._rms_norm, self._activate = library.hc_linear, library.hc_rms_norm, library.hc_activate
+        self._rope, self._store_rows = library.hc_apply_rope, library.hc_store_rows
+        self._attention = library.hc_paged_attention
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """See reference.linear.
+
+        Raises:
+            ValueError: shapes, dtypes or strides do not fit.
+            MemoryError: no room for the scratch.
+        """
+        (num_rows, depth), width = x.shape, weight.shape[0]
+        x = x.contiguous()
+        y = torch.empty(num_rows, width, dtype=self._dtype)
+        self._check("x", x, (num_rows, depth))
+        self._check("weight", weight, (width, depth))
+        bias_ptr = residual_ptr = None
+        if bias is not None:
+            self._check("bias", bias, (width,))
+            bias_ptr = bias.data_ptr()
+        if residual is not None:
+            self._check("residual", residual, (num_rows, width))
+            residual_ptr = residual.data_ptr()
+        pointers = (x.data_ptr(), weight.data_ptr(), bias_ptr, residual_ptr, y.data_ptr())
+        if self._linear(self._code, *pointers, num_rows, width, depth, torch.get_num_threads()):
+            raise MemoryError(f"no scratch memory for a product of {num_rows} rows of {depth} numbers")
+        return y
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See reference.rms_norm.
+
+        Raises:
+            ValueError: shapes, dtypes or strides do not fit.
+        """
+        num_rows, width = x.shape
+        stride = self._check_rows("x", x)
+        self._check("weight", weight, (width,))
+        y = torch.empty(num_rows, width, dtype=self._dtype)
+        pointers = (x.data_ptr(), weight.data_ptr(), y.data_ptr())
+        self._rms_norm(self._code, *pointers, num_rows, width, stride, eps, torch.get_num_threads())
+        return y
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """See reference.layer_norm, which it is: PyTorch's own is one fused kernel."""
+        return reference.layer_norm(x, weight, bias, eps)
+
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
+        """See reference.activate.
+
+        Raises:
+            ValueError: shapes, dtypes or strides do not fit.
+        """
+        return self._activated(x, activation, is_gated=False)
+
+    def activate_and_multiply(self, gate_up: Tensor, activation: Activation) -> Tensor:
+        """See reference.activate_and_multiply.
+
+        Raises:
+            ValueError: shapes, dtypes or strides do not fit.
+        """
+        return self._activated(gate_up, activation, is_gated=True)
+
+    def _activated(self, x: Tensor, activation: Activation, *, is_gated: bool) -> Tensor:
+        kind = ACTIVATIONS.get(activation)
+        if kind is None:
+            return (reference.activate_and_multiply if is_gated else reference.activate)(x, activation)
+        num_rows, width = x.shape
+        self._check("x", x, (num_rows, width))
+        if is_gated:
+            width //= 2
+        y = torch.empty(num_rows, width, dtype=self._dtype)
+        threads = torch.get_num_threads()
+        self._activate(self._code, x.data_ptr(), y.data_ptr(), num_rows, width, kind, is_gated, threads)
+        return y
+
+    def apply_rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """See reference.apply_rope.
+
+        Raises:
+            ValueError: shapes, dtypes or strides do not fit.
+        """
+        num_rows, num_heads, head_dim = x.shape
+        half, stride = cos.shape[1], self._check_rows("x", x)
+        for name, angles in (("cos", cos), ("sin", sin)):
+            if angles.dtype is not torch.float32 or angles.shape != (num_rows, half) or not angles.is_contiguous():
+                raise ValueError(f"{name}: expected contiguous float32 {[num_rows, half]}, got {_describe(angles)}")
+        if 2 * half > head_dim:
+            raise ValueError(f"cos: expected at most {head_dim // 2} columns, got {half}")
+        pointers = (x.data_ptr(), cos.data_ptr(), sin.data_ptr())
+        self._rope(self._code, *pointers, num_rows, num_heads, head_dim, half, stride, torch.get_num_threads())
+
+    def store_kv(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+        """See reference.store_kv.
+
+        Raises:
+            ValueError: shapes, dtypes or strides do not fit.
+        """
+        num_tokens = k.shape[0]
+        _check_index("slot_mapping", slot_mapping, (num_tokens,))
+        for name, rows, cache in (("k", k, k_cache), ("v", v, v_cache)):
+            stride = self._check_rows(name, rows)
+            self._check(f"{name}_cache", cache, (*cache.shape[:2], *rows.shape[1:]))
+            if rows.shape[0] != num_tokens:
+                raise ValueError(f"{name}: expected {num_tokens} tokens, got {rows.shape[0]}")
+            size = self._dtype.itemsize
+            self._store_rows(
+                rows.data_ptr(),
+                cache.data_ptr(),
+                slot_mapping.data_ptr(),
+                num_tokens,
+                rows.shape[1] * rows.shape[2] * size,
+                stride * size,
+                torch.get_num_threads(),
+            )
+
+    def paged_attention(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        block_tables: Tensor,
+        *,
+        cu_seqlens_q: Tensor,
+        seq_lens: Tensor,
+        softmax_scale: float,
+        sliding_window: int | None = None,
+    ) -> Tensor:
+        """See reference.paged_attention.
+
+        Raises:
+            ValueError: shapes, dtypes or strides do not fit.
+            MemoryError: no room for the scratch.
+        """
+        num_tokens, num_q_heads, k_head_dim = q.shape
+        num_blocks, block_size, num_kv_heads, v_head_dim = v_cache.shape
+        num_seqs, max_blocks = block_tables.shape
+        stride = self._check_rows("q", q)
+        self._check("k_cache", k_cache, (num_blocks, block_size, num_kv_heads, k_head_dim))
+        self._check("v_cache", v_cache, (num_blocks, block_size, num_kv_heads, v_head_dim))
+        _check_index("block_tables", block_tables, (num_seqs, max_blocks))
+        _check_index("cu_seqlens_q", cu_seqlens_q, (num_seqs + 1,))
+        _check_index("seq_lens", seq_lens, (num_seqs,))
+        if num_q_heads % num_kv_heads:
+            raise ValueError(f"q: expected a multiple of {num_kv_heads} heads, got {num_q_heads}")
+        out = torch.empty(num_tokens, num_q_heads, v_head_dim, dtype=self._dtype)
+        tensors = (q, k_cache, v_cache, out, block_tables, cu_seqlens_q, seq_lens)
+        failed = self._attention(
+            self._code,
+            *[tensor.data_ptr() for tensor in tensors],
+            *(stride, num_seqs, max_blocks, block_size, num_q_heads, num_kv_heads, k_head_dim, v_head_dim),
+            NO_WINDOW if sliding_window is None else sliding_window,
+            softmax_scale,
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError(f"no scratch memory for the attention of {num_tokens} tokens")
+        return out
+
+    def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+        """A contiguous tensor of this shape and the kernels' dtype on the CPU."""
+        if (
+            tensor.shape != shape
+            or tensor.dtype is not self._dtype
+            or not tensor.is_contiguous()
+            or tensor.device.type != "cpu"
+        ):
+            raise ValueError(f"{name}: expected contiguous {self._dtype} {list(shape)}, got {_describe(tensor)}")
+
+    def _check_rows(self, name: str, tensor: Tensor) -> int:
+        """The stride of a tensor's first dimension; each of its rows is contiguous, of the kernels' dtype, on the CPU."""
+        strides = tensor.stride()
+        is_dense = strides[-1] == 1 and (len(strides) == 2 or strides[1] == tensor.shape[2] or tensor.shape[1] == 1)
+        if tensor.dtype is not self._dtype or not is_dense or tensor.device.type != "cpu":
+            raise ValueError(f"{name}: expected {self._dtype} with contiguous rows, got {_describe(tensor)}")
+        return strides[0]
+
+
+def _check_index(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape or tensor.dtype is not torch.int64 or not tensor.is_contiguous():
+        raise ValueError(f"{name}: expected contiguous int64 {list(shape)}, got {_describe(tensor)}")
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)} with strides {list(tensor.stride())} on {tensor.device}"

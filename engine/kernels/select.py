@@ -1,0 +1,20 @@
+"""Which kernels the layers of a model run on."""
+
+import torch
+
+from engine.kernels import cpu, reference
+from engine.kernels.base import Kernels
+
+
+def select_kernels(device: torch.device, dtype: torch.dtype, wanted: str = "auto") -> Kernels:
+    """The fastest kernels for this device and dtype; the reference where there are no others.
+
+    Args:
+        device: of weights and activations.
+        dtype: of weights and activations.
+        wanted: `reference` for the reference wherever it runs, else `auto` or the name of an attention backend, which
+            leave the choice to this function.
+    """
+    if wanted != "reference" and not cpu.objections(device, dtype):
+        return cpu.CpuKernels(dtype)
+    return reference
