@@ -22,7 +22,7 @@ class CacheSettings(Settings):
     """Share of the free device memory that the KV pool may take on a GPU where `kv_cache_memory_bytes` is unset."""
 
     cpu_memory_utilization: float = Field(default=0.25, gt=0, le=1)
-    """The same on a CPU, where other programs share the memory: a smaller share, capped at 2 GiB."""
+    """The same on a CPU, where other programs share the memory: a smaller share, capped at 1 GiB."""
 
     enable_prefix_cache: bool = True
     """Reuse the KV blocks of an earlier request that begins with the same tokens."""

@@ -12,7 +12,7 @@ from engine.errors import KVCapacityError
 from engine.info import MemoryLedger
 from kvcache.geometry import KVGeometry
 
-MAX_CPU_KV_BYTES = 2 << 30
+MAX_CPU_KV_BYTES = 1 << 30
 """What the KV pool takes on a CPU at most where no number is set: zeroing it is part of every start."""
 
 

