@@ -63,8 +63,8 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     half = cos.shape[-1]
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     first, second = x[..., :half].to(cos.dtype), x[..., half : 2 * half].to(cos.dtype)
-    x[..., :half] = first * cos - second * sin
-    x[..., half : 2 * half] = second * cos + first * sin
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    x[..., : 2 * half] = turned
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
