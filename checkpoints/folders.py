@@ -12,6 +12,7 @@ from pathlib import Path
 from checkpoints.errors import DestinationError, FolderUnreadableError
 
 CONFIG_FILE = "config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
 
 logger = logging.getLogger(__name__)
 

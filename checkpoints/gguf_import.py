@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from checkpoints.folders import CONFIG_FILE, building, check_replaceable, exclusive
+from checkpoints.folders import CONFIG_FILE, GENERATION_CONFIG_FILE, building, check_replaceable, exclusive
 from checkpoints.gguf_config import build_config
 from checkpoints.gguf_file import GGUFFile
 from checkpoints.gguf_tensors import StoredDType, plan_tensors
@@ -13,7 +13,7 @@ from checkpoints.safetensors_writer import write_weights
 
 IMPORTED_FILES = (
     CONFIG_FILE,
-    "generation_config.json",
+    GENERATION_CONFIG_FILE,
     "tokenizer.json",
     "tokenizer_config.json",
 )

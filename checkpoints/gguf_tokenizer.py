@@ -7,6 +7,7 @@ from gguf import TokenType
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
 from checkpoints.errors import GGUFError, UnsupportedModelError
+from checkpoints.folders import GENERATION_CONFIG_FILE
 from checkpoints.gguf_file import GGUFFile
 from checkpoints.gguf_vocabulary import Vocabulary, read_vocabulary
 from checkpoints.json_files import write_json
@@ -33,7 +34,7 @@ def write_tokenizer(source: GGUFFile, folder: Path, max_model_len: int) -> None:
         raise GGUFError(f"the tokenizer of {source.path} is corrupt ({error})") from error
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", _tokenizer_config(source, vocabulary, max_model_len))
-    write_json(folder / "generation_config.json", _generation_config(vocabulary))
+    write_json(folder / GENERATION_CONFIG_FILE, _generation_config(vocabulary))
 
 
 def build_tokenizer(source: GGUFFile, vocabulary: Vocabulary) -> Tokenizer:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from checkpoints.errors import FolderUnreadableError, NotACheckpointError, ShardError, WeightsFileError
-from checkpoints.folders import CONFIG_FILE
+from checkpoints.folders import CONFIG_FILE, GENERATION_CONFIG_FILE
 from checkpoints.json_files import read_json_object, unique_keys
 
 WEIGHTS_FILE = "model.safetensors"
@@ -68,7 +68,7 @@ def read_generation_config(folder: Path) -> dict[str, Any]:
         ConfigFileError: it is not a JSON object.
     """
     try:
-        return read_json_object(folder / "generation_config.json")
+        return read_json_object(folder / GENERATION_CONFIG_FILE)
     except NotACheckpointError:
         return {}
 
