@@ -22,7 +22,8 @@ class GenerationDefaults:
 
     def __init__(self, generation_config: dict[str, Any]) -> None:
         found = {name: value for name, value in generation_config.items() if value is not None}
-        self.temperature = float(found.get("temperature", 1.0))
+        # An explicit do_sample: false is how a checkpoint says "greedy"; transformers then ignores the other fields.
+        self.temperature = 0.0 if found.get("do_sample") is False else float(found.get("temperature", 1.0))
         self.top_p = float(found.get("top_p", 1.0))
         self.top_k = int(found.get("top_k", 0))
 
