@@ -1,0 +1,31 @@
+"""The native kernels, or a skip that says why there are none."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from engine.kernels import cpu
+
+
+@pytest.fixture
+def native() -> Callable[[torch.dtype], cpu.CpuKernels]:
+    """native(dtype) -> the kernels for that dtype."""
+
+    def build(dtype: torch.dtype) -> cpu.CpuKernels:
+        if reasons := cpu.objections(torch.device("cpu"), dtype):
+            pytest.skip("; ".join(reasons))
+        return cpu.CpuKernels(dtype)
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every torch.empty in these tests comes filled with NaN: what a kernel leaves unwritten shows."""
+    empty = torch.empty
+
+    def poisoned(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return empty(*shape, dtype=dtype).fill_(torch.nan)
+
+    monkeypatch.setattr(torch, "empty", poisoned)

@@ -1,0 +1,134 @@
+"""Paged attention against attention computed token by token in float64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.kernels import cpu
+from tests.engine.attention.naive_attention import Case, Shape, make_case, naive_attention
+from tests.engine.kernels.rounding import DTYPES, FLOAT32_EPS, assert_within, output_eps, sum_eps
+
+Native = Callable[[torch.dtype], cpu.CpuKernels]
+RAGGED = ([1, 40, 1, 5, 1, 13], [150, 40, 64, 71, 3, 130])
+
+
+def attend(kernels: cpu.CpuKernels, case: Case, **options: Any) -> torch.Tensor:
+    q, k_cache, v_cache, block_tables, cu_seqlens_q, seq_lens = case
+    return kernels.paged_attention(
+        q, k_cache, v_cache, block_tables, cu_seqlens_q=cu_seqlens_q, seq_lens=seq_lens, **options
+    )
+
+
+def check(
+    kernels: cpu.CpuKernels,
+    case: Case,
+    softmax_scale: float,
+    window: int | None = None,
+    *,
+    qkv: torch.Tensor | None = None,
+) -> None:
+    """Scores are off by their sums' error, which weighs each value by e^error; then comes the sum over the values."""
+    dtype = case.q.dtype
+    exact = naive_attention(case, softmax_scale, window)
+    magnitude = naive_attention(case._replace(v_cache=case.v_cache.abs()), softmax_scale, window)
+    longest = case.q.double().norm(dim=-1).max() * case.k_cache.double().nan_to_num(0).norm(dim=-1).max()
+    score_error = sum_eps(case.q.shape[-1]) * longest * softmax_scale + 4 * FLOAT32_EPS
+    bound = (2 * score_error + sum_eps(int(case.seq_lens.max()))) * magnitude
+    bound = bound + output_eps(dtype) * exact.abs() * 1.01
+    assert_within(attend(kernels, case, softmax_scale=softmax_scale, sliding_window=window), exact, bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 1, 20, 70])
+@pytest.mark.parametrize(("num_q_heads", "num_kv_heads"), [(4, 4), (6, 2), (5, 1), (40, 1)])
+def test_heads_and_windows(
+    num_q_heads: int, num_kv_heads: int, window: int | None, dtype: torch.dtype, native: Native
+) -> None:
+    shape = Shape(num_q_heads, num_kv_heads, 32, 32, block_size=16)
+    check(native(dtype), make_case(shape, *RAGGED, dtype), 32**-0.5, window)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("k_head_dim", "v_head_dim"), [(16, 16), (64, 64), (80, 80), (96, 128), (192, 128), (256, 256), (7, 33)]
+)
+def test_head_dims(k_head_dim: int, v_head_dim: int, dtype: torch.dtype, native: Native) -> None:
+    shape = Shape(6, 2, k_head_dim, v_head_dim, block_size=16)
+    check(native(dtype), make_case(shape, *RAGGED, dtype), k_head_dim**-0.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 600])
+def test_long_contexts_are_split_among_threads(window: int | None, dtype: torch.dtype, native: Native) -> None:
+    shape = Shape(3, 1, 16, 16, block_size=16)
+    check(native(dtype), make_case(shape, [1, 2], [1500, 1026], dtype), 0.25, window)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ragged_batches(dtype: torch.dtype, native: Native) -> None:
+    kernels = native(dtype)
+    lengths = st.tuples(st.integers(1, 30), st.integers(0, 80))
+
+    @settings(max_examples=40, deadline=None, derandomize=True)
+    @given(
+        st.lists(lengths, min_size=1, max_size=4),
+        st.sampled_from([1, 3, 16, 64]),
+        st.sampled_from([None, 1, 9, 64, 65]),
+    )
+    def check_batch(lens: list[tuple[int, int]], block_size: int, window: int | None) -> None:
+        query_lens = [query_len for query_len, _ in lens]
+        case = make_case(Shape(4, 2, 24, 16, block_size), query_lens, [sum(pair) for pair in lens], dtype)
+        check(kernels, case, 0.2, window)
+
+    check_batch()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 100])
+def test_a_token_gets_the_same_alone_in_a_batch_and_in_chunks(
+    window: int | None, dtype: torch.dtype, native: Native
+) -> None:
+    kernels, shape = native(dtype), Shape(6, 2, 64, 64, block_size=16)
+    whole = make_case(shape, [1100], [1100], dtype)
+    together = attend(kernels, whole, softmax_scale=0.125, sliding_window=window)
+    for start, stop in ((0, 1), (63, 64), (511, 530), (1000, 1013), (1099, 1100)):
+        part = whole._replace(
+            q=whole.q[start:stop], cu_seqlens_q=torch.tensor([0, stop - start]), seq_lens=torch.tensor([stop])
+        )
+        alone = attend(kernels, part, softmax_scale=0.125, sliding_window=window)
+        assert torch.equal(alone, together[start:stop])
+
+
+def test_q_may_be_a_view_of_qkv(native: Native) -> None:
+    kernels = native(torch.float32)
+    case = make_case(Shape(), *RAGGED, torch.float32)
+    wide = torch.full((case.q.shape[0], 6 * 16 + 9), torch.nan)
+    wide[:, : 6 * 16] = case.q.flatten(1)
+    view = case._replace(q=wide[:, : 6 * 16].unflatten(1, (6, 16)))
+    assert torch.equal(attend(kernels, view, softmax_scale=0.25), attend(kernels, case, softmax_scale=0.25))
+
+
+def test_large_scores_do_not_overflow(native: Native) -> None:
+    case = make_case(Shape(), *RAGGED, torch.float32)
+    out = attend(native(torch.float32), case._replace(q=case.q * 1e4), softmax_scale=1.0)
+    exact = naive_attention(case._replace(q=case.q * 1e4), 1.0)
+    torch.testing.assert_close(out.double(), exact, atol=0.05, rtol=0)
+
+
+def test_what_does_not_fit_is_refused(native: Native) -> None:
+    kernels, case = native(torch.float32), make_case(Shape(), [1, 2], [5, 9], torch.float32)
+    for changed, name in (
+        ({"q": case.q.double()}, "q: expected"),
+        ({"q": case.q[:, :5]}, "q: expected a multiple of 2 heads, got 5"),
+        ({"k_cache": case.k_cache[..., :8]}, "k_cache"),
+        ({"v_cache": case.v_cache.transpose(0, 1)}, "v_cache|k_cache"),
+        ({"block_tables": case.block_tables.int()}, "block_tables"),
+        ({"cu_seqlens_q": case.cu_seqlens_q[:2]}, "cu_seqlens_q"),
+        ({"seq_lens": case.seq_lens[:1]}, "seq_lens"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            attend(kernels, case._replace(**changed), softmax_scale=1.0)

@@ -1,0 +1,114 @@
+"""linear against the exact product."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from engine.kernels import cpu
+from tests.engine.kernels.rounding import DTYPES, assert_within, output_eps, sum_eps
+
+Native = Callable[[torch.dtype], cpu.CpuKernels]
+
+
+def exact_and_bound(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The product in float64, and how far a float32 sum rounded to `dtype` may be from it."""
+    extra = [t.double() for t in (bias, residual) if t is not None]
+    exact = x.double() @ weight.double().t() + sum(extra)
+    magnitude = x.double().abs() @ weight.double().abs().t() + sum(t.abs() for t in extra)
+    return exact, sum_eps(x.shape[1] + 2) * magnitude + output_eps(dtype) * exact.abs() * 1.01
+
+
+def check(
+    kernels: cpu.CpuKernels, shape: tuple[int, int, int], dtype: torch.dtype, *, has_bias: bool, has_residual: bool
+) -> None:
+    num_rows, width, depth = shape
+    x, weight = torch.randn(num_rows, depth).to(dtype), torch.randn(width, depth).to(dtype)
+    bias = torch.randn(width).to(dtype) if has_bias else None
+    residual = torch.randn(num_rows, width).to(dtype) if has_residual else None
+    assert_within(kernels.linear(x, weight, bias, residual), *exact_and_bound(x, weight, bias, residual, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", [*range(1, 15), 31, 64, 130, 513])
+def test_every_number_of_rows(num_rows: int, dtype: torch.dtype, native: Native) -> None:
+    torch.manual_seed(num_rows)
+    check(native(dtype), (num_rows, 96, 64), dtype, has_bias=False, has_residual=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_odd_shapes(dtype: torch.dtype, native: Native) -> None:
+    kernels = native(dtype)
+
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(
+        num_rows=st.integers(1, 20),
+        width=st.integers(1, 300),
+        depth=st.integers(1, 200),
+        has_bias=st.booleans(),
+        has_residual=st.booleans(),
+    )
+    def check_shape(num_rows: int, width: int, depth: int, has_bias: bool, has_residual: bool) -> None:
+        torch.manual_seed(depth)
+        check(kernels, (num_rows, width, depth), dtype, has_bias=has_bias, has_residual=has_residual)
+
+    check_shape()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Native) -> None:
+    kernels = native(dtype)
+    x, weight = torch.randn(130, 576).to(dtype), torch.randn(200, 576).to(dtype)
+    together = kernels.linear(x, weight)
+    for row in (0, 1, 64, 129):
+        assert torch.equal(kernels.linear(x[row : row + 1], weight)[0], together[row])
+    assert torch.equal(kernels.linear(x[:7], weight), together[:7])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threads_do_not_change_the_result(dtype: torch.dtype, native: Native) -> None:
+    kernels, threads = native(dtype), torch.get_num_threads()
+    x, weight = torch.randn(9, 576).to(dtype), torch.randn(500, 576).to(dtype)
+    expected = kernels.linear(x, weight)
+    try:
+        for count in (1, 2, 3, 8):
+            torch.set_num_threads(count)
+            assert torch.equal(kernels.linear(x, weight), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_bfloat16_rounds_to_nearest_even_and_keeps_nan_and_infinity(native: Native) -> None:
+    kernels = native(torch.bfloat16)
+    values = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 3.4e38, torch.inf, -torch.inf, torch.nan, 0.0])
+    # The value is the sum of two bfloat16, so the rounding is the kernel's own.
+    high = values.bfloat16()
+    low = torch.where(values.isfinite(), values - high.float(), 0).bfloat16()
+    out = kernels.linear(torch.ones(1, 1).bfloat16(), high.unsqueeze(1), residual=low.unsqueeze(0))[0]
+    expected = (high.float() + low.float()).bfloat16()
+    torch.testing.assert_close(out, expected, atol=0, rtol=0, equal_nan=True)
+
+
+def test_no_rows(native: Native) -> None:
+    out = native(torch.float32).linear(torch.zeros(0, 8), torch.zeros(4, 8))
+    assert out.shape == (0, 4)
+
+
+def test_what_does_not_fit_is_refused(native: Native) -> None:
+    kernels = native(torch.float32)
+    x, weight = torch.zeros(2, 8), torch.zeros(4, 8)
+    with pytest.raises(ValueError, match=r"weight: expected contiguous torch\.float32 \[4, 8\]"):
+        kernels.linear(x, torch.zeros(4, 9))
+    with pytest.raises(ValueError, match="weight"):
+        kernels.linear(x, torch.zeros(8, 4).t())
+    with pytest.raises(ValueError, match="x: expected"):
+        kernels.linear(x.double(), weight)
+    with pytest.raises(ValueError, match="bias"):
+        kernels.linear(x, weight, torch.zeros(5))
+    with pytest.raises(ValueError, match="residual"):
+        kernels.linear(x, weight, None, torch.zeros(4, 2))
