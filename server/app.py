@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from configs.http import HTTPSettings
 from engine.errors import ModelLoadError
+from server.access_log import AccessLogMiddleware
 from server.auth import APIKeyMiddleware, open_paths
 from server.drain import DrainMiddleware
 from server.errors import install_error_handlers
@@ -40,6 +41,7 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=http.max_body_bytes)
     app.add_middleware(DrainMiddleware, state=state)
     app.add_middleware(APIKeyMiddleware, api_key=api_key, open_paths=open_paths(http))
+    app.add_middleware(AccessLogMiddleware)
     app.add_middleware(RequestIdMiddleware)
     return app
 

@@ -11,13 +11,15 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from server.errors import invalid_request
+from checkpoints.errors import CheckpointError
+from server.errors import MAX_ECHO_CHARS, invalid_request, printable
 from server.tokenizer import Tokenizer
 
 Message = dict[str, Any]
 
-CONTINUE_MARK = "\ufdd0 continue here \ufdd0"
+CONTINUE_MARK = "\ufdd0continue here\ufdd0"
 """Holds characters that Unicode keeps out of texts."""
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 class ChatTemplate:
@@ -33,8 +35,9 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         self._template = _environment().from_string(source)
-        names = ("bos_token", "eos_token", "unk_token", "pad_token")
-        self._special_tokens = {name: tokenizer.special_token(name) for name in names}
+        found = {name: tokenizer.special_token(name) for name in SPECIAL_TOKENS}
+        # One that the tokenizer lacks is not defined, and templates may ask for just that.
+        self._special_tokens = {name: token for name, token in found.items() if token}
 
     def render(
         self, messages: list[Message], *, add_generation_prompt: bool = True, continue_final_message: bool = False
@@ -51,31 +54,51 @@ class ChatTemplate:
         """
         if not continue_final_message:
             return self._render(messages, add_generation_prompt=add_generation_prompt)
-        # A mark behind the last content shows where the template goes on after it; the blank guards it from trimming.
-        marked = [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']} {CONTINUE_MARK}"}]
-        before, mark, _ = self._render(marked, add_generation_prompt=False).rpartition(f" {CONTINUE_MARK}")
+        # A mark behind the last content shows where the template goes on after it.
+        marked = [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}{CONTINUE_MARK} "}]
+        before, mark, after = self._render(marked, add_generation_prompt=False).rpartition(CONTINUE_MARK)
         if not mark:
             message = "continue_final_message: the chat template does not show the last message as it is"
             raise invalid_request(message, code="invalid_messages", param="continue_final_message")
-        return before
+        # A template that takes the blank from behind the mark would have taken those at the end of the content.
+        return before if after.startswith(" ") else before.rstrip()
 
     def _render(self, messages: list[Message], *, add_generation_prompt: bool) -> str:
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **self._special_tokens
+                messages=messages,
+                tools=None,  # defined: templates ask whether they are none
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self._special_tokens,
             )
         except Exception as error:  # a template is a program: it can fail in every way
-            message = f"the model's chat template refuses these messages: {error}"
+            reason = printable(str(error)[:MAX_ECHO_CHARS])
+            message = f"the model's chat template refuses these messages: {reason}"
             raise invalid_request(message, code="invalid_messages", param="messages") from None
 
 
 def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The checkpoint's template: of chat_template.jinja, else of tokenizer_config.json; None where it has none."""
+    """The checkpoint's template: of chat_template.jinja, else of tokenizer_config.json; None where it has none.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no template.
+    """
     path = folder / "chat_template.jinja"
-    source = path.read_text() if path.exists() else tokenizer.config.get("chat_template")
-    if isinstance(source, list):  # several named templates
-        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
-    return ChatTemplate(source, tokenizer) if source else None
+    try:
+        source = path.read_text(encoding="utf-8") if path.exists() else _from_config(tokenizer.config)
+        return ChatTemplate(source, tokenizer) if source else None
+    except (OSError, UnicodeDecodeError, jinja2.TemplateSyntaxError) as error:
+        raise CheckpointError(f"the chat template of {folder} cannot be read: {error}") from None
+
+
+def _from_config(config: dict[str, Any]) -> str | None:
+    """`chat_template` of tokenizer_config.json: a text, or several with names."""
+    source = config.get("chat_template")
+    if isinstance(source, list):
+        named = [entry for entry in source if isinstance(entry, dict)]
+        source = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
+    return source if isinstance(source, str) else None
 
 
 class GenerationBlock(Extension):
@@ -99,9 +122,15 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _to_json(value: Any, *, ensure_ascii: bool = False, **options: Any) -> str:
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,  # templates give these by place too
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     # Jinja's own filter escapes for HTML, which is not what models were trained on.
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import NamedTuple
 
 from engine.errors import EngineError, EngineUnavailableError, StepFailedError
@@ -43,43 +44,51 @@ class Choice:
         self._model_name = model.name
         self._assembler = assembler
         self._metrics = metrics
+        self._is_closed = False
         self._deltas = model.client.generate(request)
+        self._start_s = time.perf_counter()
 
-    async def pieces(self) -> AsyncIterator[Piece]:
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Pieces as they come; the last one has the finish reason. Leaving early aborts the request.
 
         Raises:
             EngineUnavailableError: the engine ended before the request did.
-        StepFailedError: the engine failed at this request.
+            StepFailedError: the engine failed at this request.
         """
-        start_s = last_s = time.perf_counter()
-        finish_reason = FinishReason.ABORT
+        last_s = self._start_s
         try:
             async for delta in self._deltas:
-                last_s = self._observe(delta, start_s, last_s)
+                last_s = self._observe(delta, last_s)
                 if delta.finish_reason in (FinishReason.ERROR, FinishReason.ABORT):
-                    finish_reason = delta.finish_reason
+                    self._close(delta.finish_reason)
                     raise _error_of(delta)
                 piece = self._assembler.feed(delta)
-                finish_reason = piece.finish_reason or finish_reason
+                if piece.finish_reason is not None:
+                    self._close(piece.finish_reason)
                 yield piece
                 if piece.finish_reason is not None:
                     return
         finally:
             self.close()
-            self._metrics.observe_finished(
-                self._model_name,
-                finish_reason=finish_reason,
-                duration_s=time.perf_counter() - start_s,
-                num_prompt_tokens=self.request.num_prompt_tokens,
-                num_generation_tokens=self.num_generation_tokens,
-            )
 
     def close(self) -> None:
-        """End the choice; where its request still runs, it is aborted."""
-        self._deltas.close()
+        """End the choice; where its request still runs, it is aborted. Safe to call twice."""
+        self._close(FinishReason.ABORT)
 
-    def _observe(self, delta: TokenDelta, start_s: float, last_s: float) -> float:
+    def _close(self, finish_reason: FinishReason) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._deltas.close()
+        self._metrics.observe_finished(
+            self._model_name,
+            finish_reason=finish_reason,
+            duration_s=time.perf_counter() - self._start_s,
+            num_prompt_tokens=self.request.num_prompt_tokens,
+            num_generation_tokens=self.num_generation_tokens,
+        )
+
+    def _observe(self, delta: TokenDelta, last_s: float) -> float:
         """Count a delta; the time of the newest token."""
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
         self.prompt_logprobs += delta.prompt_logprobs
@@ -87,7 +96,7 @@ class Choice:
             return last_s
         now_s = time.perf_counter()
         if self.num_generation_tokens == 0:
-            self._metrics.observe_first_token(self._model_name, now_s - start_s)
+            self._metrics.observe_first_token(self._model_name, now_s - self._start_s)
         else:
             self._metrics.observe_inter_token(self._model_name, now_s - last_s)
         self.num_generation_tokens += len(delta.token_ids)
@@ -98,7 +107,8 @@ def _error_of(delta: TokenDelta) -> EngineError:
     """What a delta that ends a request without its output tells."""
     message = delta.error or "the request was aborted"
     if delta.is_engine_lost:
-        return EngineUnavailableError(message, retry_after_s=1.0)
+        code = "draining" if delta.finish_reason is FinishReason.ABORT else "engine_unavailable"
+        return EngineUnavailableError(message, retry_after_s=1.0, code=code)
     return StepFailedError(message)
 
 
@@ -109,33 +119,22 @@ class Event(NamedTuple):
     piece: Piece
 
 
-async def run_choices(choices: list[Choice], idle_s: float | None = None) -> AsyncIterator[Event | None]:
-    """Events of all choices as they come, until each has ended; None every `idle_s` seconds.
+async def run_choices(choices: list[Choice]) -> AsyncGenerator[Event, None]:
+    """Events of all choices as they come, until each has ended.
 
     Leaving early, an error in one of them, or cancellation ends all of them.
 
     Raises:
-        EngineUnavailableError: the engine ended before a choice did.
+        EngineError: the engine ended before a choice did, or failed at it.
     """
-    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
-    tasks = [asyncio.create_task(_pump(choice, queue)) for choice in choices]
-    if idle_s is not None:
-        tasks.append(asyncio.create_task(_tick(queue, idle_s)))
-    num_open = len(choices)
     try:
-        while num_open:
-            event = await queue.get()
-            if isinstance(event, Exception):
-                raise event
-            if event is not None:
-                num_open -= event.piece.finish_reason is not None
-            yield event
+        # One choice is the usual case: it needs no task and no queue between its tokens and the client.
+        async with aclosing(_events_of(choices[0]) if len(choices) == 1 else _merged(choices)) as events:
+            async for event in events:
+                yield event
     finally:
         for choice in choices:
-            choice.close()  # also those whose task never got to run
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            choice.close()  # also those that never began
 
 
 def usage_of(choices: list[Choice], num_choices_per_prompt: int) -> Usage:
@@ -151,18 +150,33 @@ def usage_of(choices: list[Choice], num_choices_per_prompt: int) -> Usage:
     )
 
 
-async def _tick(queue: asyncio.Queue[Event | Exception | None], interval_s: float) -> None:
-    while True:
-        await asyncio.sleep(interval_s)
-        queue.put_nowait(None)
-
-
-async def _pump(choice: Choice, queue: asyncio.Queue[Event | Exception | None]) -> None:
-    pieces = choice.pieces()
-    try:
+async def _events_of(choice: Choice) -> AsyncGenerator[Event, None]:
+    async with aclosing(choice.pieces()) as pieces:
         async for piece in pieces:
-            queue.put_nowait(Event(choice, piece))
+            yield Event(choice, piece)
+
+
+async def _merged(choices: list[Choice]) -> AsyncGenerator[Event, None]:
+    queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(choice, queue)) for choice in choices]
+    num_open = len(choices)
+    try:
+        while num_open:
+            event = await queue.get()
+            if isinstance(event, Exception):
+                raise event
+            num_open -= event.piece.finish_reason is not None
+            yield event
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(choice: Choice, queue: asyncio.Queue[Event | Exception]) -> None:
+    try:
+        async with aclosing(_events_of(choice)) as events:
+            async for event in events:
+                queue.put_nowait(event)
     except Exception as error:
         queue.put_nowait(error)
-    finally:
-        await pieces.aclose()  # type: ignore[attr-defined]

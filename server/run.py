@@ -9,6 +9,7 @@ import time
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from configs.http import HTTPSettings
 from engine.client import EngineState
@@ -41,14 +42,39 @@ def serve(http: HTTPSettings, models: dict[str, ServedModel]) -> int:
         logger.error("%s", error)
         return 1
     host, port = listener.getsockname()[:2]
-    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    logger.info("listening on http://%s", _address(host, port))
     app = create_app(http, models)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=1, server_header=False, lifespan="on"
+        LoggedOnce(app),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        server_header=False,
+        lifespan="on",
     )
     server = DrainingServer(config, app.state.server)
     server.run(sockets=[listener])
     return server.exit_code
+
+
+class LoggedOnce:
+    """Keeps uvicorn from logging again what the application's error handler has logged and answered already.
+
+    Args:
+        app: the application; after its handler, it raises the exception anew.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            if scope["type"] != "http":
+                raise
+            logger.debug("an exception reached the edge of the application", exc_info=True)
 
 
 class DrainingServer(uvicorn.Server):
@@ -122,5 +148,10 @@ def _listen(http: HTTPSettings) -> socket.socket:
         listener.close()
         remedy = "it is in use; stop the other server or choose another --port"
         reason = remedy if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-        raise OSError(f"cannot listen on {http.host}:{http.port}: {reason}") from None
+        raise OSError(f"cannot listen on {_address(http.host, http.port)}: {reason}") from None
     return listener
+
+
+def _address(host: str, port: int) -> str:
+    """`127.0.0.1:8000`, `[::1]:8000`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

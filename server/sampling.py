@@ -3,11 +3,12 @@
 from engine.errors import EngineUnavailableError
 from engine.info import EngineInfo
 from engine.request import SamplingParams
-from server.errors import invalid_request
+from server.errors import MAX_ECHO_CHARS, echo, invalid_request, printable
 from server.protocol.generation import GenerationBody
 from server.served_model import GenerationDefaults, ServedModel
 
 SEED_LIMIT = 2**63
+MAX_ID_DIGITS = 18
 
 
 def build_sampling_params(
@@ -52,8 +53,10 @@ def build_sampling_params(
             prompt_logprobs=prompt_logprobs,
         )
     except ValueError as error:
-        # The message begins with the field's name, which is the wire's name too.
-        raise invalid_request(str(error), code="invalid_value", param=str(error).split()[0]) from None
+        # The message begins with the field's name, which is the wire's name too, and ends with what was given.
+        problem, got, given = str(error).partition(", got ")
+        message = problem + got + printable(given[:MAX_ECHO_CHARS])
+        raise invalid_request(message, code="invalid_value", param=problem.split()[0]) from None
 
 
 def ready_info(model: ServedModel) -> EngineInfo:
@@ -71,8 +74,8 @@ def ready_info(model: ServedModel) -> EngineInfo:
 def _logit_bias(body: GenerationBody) -> dict[int, float]:
     biases = {}
     for token, bias in (body.logit_bias or {}).items():
-        if not (token.isascii() and token.isdigit()):
-            message = f"logit_bias: keys must be token ids such as '50', got {token!r}"
+        if not (token.isascii() and token.isdigit() and len(token) <= MAX_ID_DIGITS):
+            message = f"logit_bias: keys must be token ids such as '50', got {echo(token)}"
             raise invalid_request(message, code="invalid_value", param="logit_bias")
         biases[int(token)] = bias
     return biases

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from checkpoints.errors import CheckpointError
 from checkpoints.headers import read_generation_config
 from configs.engine import EngineSettings
 from configs.http import HTTPSettings
 from engine.client import EngineClient
+from engine.request import SamplingParams
 from server.chat import ChatTemplate, load_chat_template
 from server.errors import model_not_found
 from server.metrics import Metrics
@@ -18,14 +20,21 @@ class GenerationDefaults:
 
     Args:
         generation_config: the file's content.
+
+    Raises:
+        CheckpointError: a value is none that sampling could use.
     """
 
     def __init__(self, generation_config: dict[str, Any]) -> None:
         found = {name: value for name, value in generation_config.items() if value is not None}
-        # An explicit do_sample: false is how a checkpoint says "greedy"; transformers then ignores the other fields.
-        self.temperature = 0.0 if found.get("do_sample") is False else float(found.get("temperature", 1.0))
-        self.top_p = float(found.get("top_p", 1.0))
-        self.top_k = int(found.get("top_k", 0))
+        try:
+            # An explicit do_sample: false is how a checkpoint says "greedy"; transformers then ignores the other fields.
+            self.temperature = 0.0 if found.get("do_sample") is False else float(found.get("temperature", 1.0))
+            self.top_p = float(found.get("top_p", 1.0))
+            self.top_k = int(found.get("top_k", 0))
+            SamplingParams(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"generation_config.json cannot be used: {error}") from None
 
 
 class ServedModel:

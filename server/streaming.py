@@ -1,13 +1,15 @@
 """Server-sent events, and noticing that a client is gone."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Coroutine
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
 from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from server.errors import error_body, error_of
 from server.generation import run_choices
@@ -15,8 +17,6 @@ from server.protocol.generation import StreamOptions
 from server.protocol.responses import Answer
 from server.text_assembler import Piece
 from server.writers.base import Writer
-
-logger = logging.getLogger("headcount.server")
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -34,54 +34,93 @@ class ClientGoneError(Exception):
 async def respond(http_request: HTTPRequest, writer: Writer) -> Response:
     """The whole response as JSON; a client that goes away meanwhile aborts its requests."""
     try:
-        answer = await until_disconnect(http_request, _collect(writer))
+        answer = await until_disconnect(http_request.receive, _collect(writer))
     except ClientGoneError:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     finally:
-        for choice in writer.choices:
-            choice.close()
+        writer.close()
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-def respond_streaming(writer: Writer, options: StreamOptions | None, keep_alive_interval_s: float) -> Response:
-    """The response as server-sent events."""
-    events = stream_events(writer, options or StreamOptions(), keep_alive_interval_s)
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+class EventStream(StreamingResponse):
+    """The response as server-sent events. Its choices end with it, however it ends.
+
+    Args:
+        writer: makes the chunks.
+        options: what the stream tells beside the text.
+        keep_alive_interval_s: after this long without an event a comment is sent, so that proxies keep it open.
+    """
+
+    def __init__(self, writer: Writer, options: StreamOptions | None, keep_alive_interval_s: float) -> None:
+        self._writer = writer
+        self._events = stream_events(writer, options or StreamOptions())
+        self._interval_s = keep_alive_interval_s
+        self._last_sent_s = 0.0
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(self._events, media_type="text/event-stream", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all events, or as many as the client stays for."""
+        try:
+            with contextlib.suppress(ClientGoneError):
+                await until_disconnect(receive, self._send_all(send))
+        finally:
+            self._writer.close()  # also where the client left before the first event was asked for
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        clock = asyncio.get_running_loop().time
+        self._last_sent_s = clock()
+        keep_alive = asyncio.create_task(self._keep_alive(send))
+        try:
+            async with aclosing(self._events) as events:
+                async for data in events:
+                    self._last_sent_s = clock()
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+        finally:
+            keep_alive.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _keep_alive(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            pause_s = self._last_sent_s + self._interval_s - clock()
+            if pause_s > 0:
+                await asyncio.sleep(pause_s)
+                continue
+            self._last_sent_s = clock()
+            await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
 
 
-async def stream_events(writer: Writer, options: StreamOptions, keep_alive_interval_s: float) -> AsyncIterator[bytes]:
+async def stream_events(writer: Writer, options: StreamOptions) -> AsyncGenerator[bytes, None]:
     """Opening, chunks, usage where asked for, [DONE]; an error on the way is one event before [DONE].
 
     Closing it (the client went away) aborts all of the request's choices.
     """
-    events = run_choices(writer.choices, keep_alive_interval_s)
     try:
         for answer in writer.opening():
             yield _frame(writer, answer, options)
-        async for event in events:
-            if event is None:
-                yield KEEP_ALIVE
-                continue
-            for answer in writer.chunks(event):
-                yield _frame(writer, answer, options)
+        async with aclosing(run_choices(writer.choices)) as events:
+            async for event in events:
+                for answer in writer.chunks(event):
+                    yield _frame(writer, answer, options)
         if options.include_usage:
             yield _data(writer.usage_chunk())
     except Exception as error:
         yield _data(error_body(error_of(error)))
     finally:
-        await events.aclose()  # type: ignore[attr-defined]
+        writer.close()
     yield DONE
 
 
-async def until_disconnect(http_request: HTTPRequest, work: Coroutine[None, None, T]) -> T:
+async def until_disconnect(receive: Receive, work: Coroutine[None, None, T]) -> T:
     """The result of `work`, which is cancelled when the client goes away first.
 
     Raises:
         ClientGoneError: it went away.
     """
     task = asyncio.create_task(work)
-    watcher = asyncio.create_task(_disconnected(http_request))
+    watcher = asyncio.create_task(_disconnected(receive))
     try:
         await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -93,16 +132,15 @@ async def until_disconnect(http_request: HTTPRequest, work: Coroutine[None, None
         await asyncio.gather(task, watcher, return_exceptions=True)
 
 
-async def _disconnected(http_request: HTTPRequest) -> None:
-    while (await http_request.receive())["type"] != "http.disconnect":
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def _collect(writer: Writer) -> Answer:
     pieces: dict[int, list[Piece]] = {choice.index: [] for choice in writer.choices}
     async for event in run_choices(writer.choices):
-        if event is not None:
-            pieces[event.choice.index].append(event.piece)
+        pieces[event.choice.index].append(event.piece)
     return writer.whole(pieces)
 
 

@@ -99,9 +99,10 @@ class TextAssembler:
         return self._matcher.feed(new)
 
     def _wait(self, entry: TokenLogprobs | None, offset: int) -> None:
-        """Hold a token's log-probabilities until the text decoded so far is out."""
+        """Hold a token's log-probabilities until the text decoded so far is out, and the character that it began."""
         if entry is not None:
-            self._waiting.append((self._num_decoded_chars, PlacedLogprobs(offset, entry, entry.token_id)))
+            end = self._num_decoded_chars + self._detokenizer.is_within_character
+            self._waiting.append((end, PlacedLogprobs(offset, entry, entry.token_id)))
 
     def _piece(self, text: str, finish_reason: FinishReason | None) -> Piece:
         self._num_released_chars += len(text)

@@ -1,20 +1,19 @@
 """Text to token ids and back, piece by piece while tokens arrive."""
 
 import asyncio
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers.decoders import DecodeStream
 
 from checkpoints.errors import CheckpointError
 from checkpoints.json_files import read_json_object
+from server.detokenizer import REPLACEMENT, ByteDetokenizer, Detokenizer, WindowDetokenizer
 from server.errors import invalid_request
+from server.vocabulary import Vocabulary
 
-REPLACEMENT = "\ufffd"
 CONTEXT_TOKENS = 8
-MAX_PENDING_TOKENS = 16
 LONG_TEXT_CHARS = 10_000
 """Texts beyond this are encoded in a thread: the event loop must not wait for them."""
 
@@ -44,48 +43,48 @@ class Tokenizer:
         self._tokenizer.no_padding()
         config_path = folder / "tokenizer_config.json"
         self.config: dict[str, Any] = read_json_object(config_path) if config_path.exists() else {}
-        self._added_tokens = {i: str(token.content) for i, token in self._tokenizer.get_added_tokens_decoder().items()}
-        self._is_byte_level = '"ByteLevel"' in self._tokenizer.to_str().partition('"decoder":')[2]
+        self._vocabulary = Vocabulary(self._tokenizer)
 
     @property
     def vocab_size(self) -> int:
         """Token ids run from 0 to this, less one."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+        return self._vocabulary.size
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`; special tokens written out in it are recognised as such."""
-        # The batch call skips what we do not use (offsets), lets other threads run, and is several times as fast.
-        [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-        ids: list[int] = encoding.ids
-        return ids
+        [token_ids] = self._encode_all([text], add_special_tokens=add_special_tokens)
+        return token_ids
 
-    async def encode_async(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """The same without holding up the event loop for a long text.
+    async def encode_async(
+        self, texts: Sequence[str], *, add_special_tokens: bool, param: str = "prompt"
+    ) -> list[list[int]]:
+        """The same for several texts, without holding up the event loop where they are long.
+
+        Args:
+            texts: what to encode.
+            add_special_tokens: let the tokenizer add what it adds to a text.
+            param: the request's field that they come from.
 
         Raises:
-            APIError: the text cannot be written as UTF-8 (400).
+            APIError: a text cannot be written as UTF-8 (400).
         """
-        if not _is_encodable(text):
+        if not all(map(_is_encodable, texts)):
             message = "a text holds half of a surrogate pair, which is no character"
-            raise invalid_request(message, code="invalid_value", param="prompt")
-        if len(text) < LONG_TEXT_CHARS:
-            return self.encode(text, add_special_tokens=add_special_tokens)
-        return await asyncio.to_thread(self.encode, text, add_special_tokens=add_special_tokens)
+            raise invalid_request(message, code="invalid_value", param=param)
+        if sum(map(len, texts)) < LONG_TEXT_CHARS:
+            return self._encode_all(texts, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(self._encode_all, texts, add_special_tokens=add_special_tokens)
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
         """The text of `token_ids`."""
-        return self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        if not self._vocabulary.is_bytewise:
+            return self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        detokenizer = self.detokenizer(skip_special_tokens=skip_special_tokens)
+        return "".join([*map(detokenizer.feed, token_ids), detokenizer.flush()])
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for, wherever it stands; one token may be part of a character only."""
-        if token_id in self._added_tokens:
-            return self._added_tokens[token_id].encode()
-        token = self._tokenizer.id_to_token(token_id) or ""
-        if self._is_byte_level:
-            return b"".join(_BYTE_OF.get(char) or char.encode() for char in token)
-        if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
-            return bytes([int(token[3:5], 16)])
-        return token.replace("\u2581", " ").encode()
+        return self._vocabulary.bytes_of(token_id)
 
     def token_text(self, token_id: int) -> str:
         """The same as text, with U+FFFD for parts of characters."""
@@ -94,58 +93,35 @@ class Tokenizer:
     def special_token(self, name: str) -> str:
         """`bos_token`, `eos_token` … of tokenizer_config.json; empty where it has none."""
         token = self.config.get(name) or ""
-        return token["content"] if isinstance(token, dict) else str(token)
+        return str(token.get("content") or "") if isinstance(token, dict) else str(token)
 
-    def detokenizer(self, *, skip_special_tokens: bool, before: list[int] | None = None) -> "Detokenizer":
+    def detokenizer(self, *, skip_special_tokens: bool, before: Sequence[int] = ()) -> Detokenizer:
         """A fresh incremental decoder.
 
         Args:
             skip_special_tokens: leave special tokens out of the text.
             before: the tokens that come before. SentencePiece tokenizers drop the blank in front of a text's first word,
-                so a continuation needs them; byte-level ones do not.
+                but not in front of a continuation.
         """
-        context = [] if self._is_byte_level else (before or [])[-CONTEXT_TOKENS:]
-        if self.decode(context, skip_special_tokens=skip_special_tokens).endswith(REPLACEMENT):
+        if self._vocabulary.is_bytewise:
+            begins_text = not any(self._has_text(i, skip_special_tokens=skip_special_tokens) for i in before)
+            drops_blank = begins_text and self._vocabulary.drops_first_blank
+            return ByteDetokenizer(
+                self._vocabulary, skip_special_tokens=skip_special_tokens, drops_first_blank=drops_blank
+            )
+        context = list(before[-CONTEXT_TOKENS:])
+        if self._tokenizer.decode(context, skip_special_tokens=skip_special_tokens).endswith(REPLACEMENT):
             context = []  # half a character: it would come out again
-        return Detokenizer(self._tokenizer, context, skip_special_tokens=skip_special_tokens)
+        return WindowDetokenizer(self._tokenizer, context, skip_special_tokens=skip_special_tokens)
 
+    def _encode_all(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
+        # The batch call skips what we do not use (offsets), lets other threads run, and is several times as fast.
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
 
-class Detokenizer:
-    """Turns tokens into text as they arrive; never gives half a character."""
-
-    def __init__(self, tokenizer: tokenizers.Tokenizer, context: list[int], *, skip_special_tokens: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special_tokens = skip_special_tokens
-        self._tail = context
-        self._pending: list[int] = []
-        self._stream = self._fresh_stream()
-
-    def feed(self, token_id: int) -> str:
-        """The text that this token completes; empty while a character is incomplete."""
-        self._pending.append(token_id)
-        text = self._stream.step(self._tokenizer, token_id)
-        if text is not None:
-            self._tail, self._pending = self._pending, []
-            return text
-        if len(self._pending) < MAX_PENDING_TOKENS:
-            return ""
-        # No character takes this many tokens: these bytes are no text, and the stream decodes all of them each time.
-        text = self.flush()
-        self._stream = self._fresh_stream()
-        return text
-
-    def flush(self) -> str:
-        """What is left at the end: an incomplete character comes out as U+FFFD."""
-        before = self._decode(self._tail)
-        rest = self._decode(self._tail + self._pending)[len(before) :]
-        self._tail, self._pending = [], []
-        return rest
-
-    def _fresh_stream(self) -> DecodeStream:
-        return DecodeStream(ids=self._tail, skip_special_tokens=self._skip_special_tokens)
-
-    def _decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens)
+    def _has_text(self, token_id: int, *, skip_special_tokens: bool) -> bool:
+        is_skipped = skip_special_tokens and self._vocabulary.is_special(token_id)
+        return not is_skipped and bool(self._vocabulary.bytes_of(token_id))
 
 
 def _is_encodable(text: str) -> bool:
@@ -154,16 +130,3 @@ def _is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _byte_alphabet() -> dict[str, bytes]:
-    """The printable stand-ins of bytes in byte-level BPE vocabularies (Radford et al. 2019): bytes that print stand
-    for themselves, the others for the characters from U+0100 on, in order.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    alphabet = {chr(byte): bytes([byte]) for byte in printable}
-    others = [byte for byte in range(256) if byte not in printable]
-    return alphabet | {chr(0x100 + i): bytes([byte]) for i, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()

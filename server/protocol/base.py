@@ -1,16 +1,34 @@
 """What all request models share: strict types, nothing unknown, and a plain word about what is not built."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
 
 from server.errors import invalid_request
+
+
+def _refuse(value: object) -> None:
+    if value is not None:
+        raise PydanticCustomError("unsupported_field", "this field is not supported by this server")
+
+
+Unsupported = Annotated[None, BeforeValidator(_refuse)]
+"""A field that this server does not act on; clients may send null for it."""
 
 
 class WireModel(BaseModel):
     """A part of a request body. Wrong types, unknown fields and values out of range are refused (400)."""
 
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, body: Any) -> Any:
+        """Null says the same as leaving a field out: clients send it for whatever they do not set."""
+        if not isinstance(body, dict):
+            return body
+        return {name: value for name, value in body.items() if value is not None or name not in cls.model_fields}
 
 
 class RequestBody(WireModel):
@@ -34,5 +52,4 @@ class RequestBody(WireModel):
         for name, harmless in cls.unsupported.items():
             if name in body and body[name] is not None and body[name] not in harmless:
                 raise invalid_request(f"{name} is not supported by this server", code="unsupported_field", param=name)
-        # null says the same as leaving a field out: clients send it for whatever they do not set.
-        return {name: value for name, value in body.items() if name not in cls.unsupported and value is not None}
+        return {name: value for name, value in body.items() if name not in cls.unsupported}

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from engine.request import MAX_LOGPROBS
-from server.protocol.base import WireModel
+from server.protocol.base import Unsupported, WireModel
 from server.protocol.generation import GenerationBody
 
 
@@ -27,6 +27,18 @@ class ChatMessage(WireModel):
     """What is said."""
     name: str | None = None
     """Who exactly, where the chat template has a use for it."""
+    refusal: Unsupported = None
+    """Null in messages that clients send back."""
+    annotations: Unsupported = None
+    """The same."""
+    audio: Unsupported = None
+    """The same."""
+    function_call: Unsupported = None
+    """The same."""
+    tool_calls: Unsupported = None
+    """The same."""
+    tool_call_id: Unsupported = None
+    """The same."""
 
     def as_template_input(self) -> dict[str, Any]:
         """The message as chat templates expect it: text parts joined."""

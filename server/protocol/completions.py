@@ -1,13 +1,14 @@
 """POST /v1/completions: the request body."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from engine.request import MAX_LOGPROBS
 from server.protocol.generation import GenerationBody
 
-Prompt = str | list[int] | list[str] | list[list[int]]
+TokenIds = Annotated[list[int], Field(fail_fast=True)]
+Prompt = str | TokenIds | Annotated[list[str], Field(fail_fast=True)] | Annotated[list[TokenIds], Field(fail_fast=True)]
 
 
 class CompletionBody(GenerationBody):

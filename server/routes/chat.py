@@ -57,7 +57,8 @@ async def encode_messages(
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,
     )
-    return await model.tokenizer.encode_async(text, add_special_tokens=add_special_tokens)
+    [token_ids] = await model.tokenizer.encode_async([text], add_special_tokens=add_special_tokens, param="messages")
+    return token_ids
 
 
 def _check_combinations(body: ChatBody) -> None:

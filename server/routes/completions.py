@@ -27,13 +27,14 @@ async def create_completion(body: CompletionBody, http_request: HTTPRequest) -> 
     _check_max_tokens(body)
     max_tokens = [_max_tokens(body, len(prompt), info.max_model_len) for prompt in prompts]
     wanted = Wanted(prompts, max_tokens, body.logprobs, _prompt_logprobs(body))
+    echoes = _echoes(body, model, prompts)
     choices = build_choices(body, model, state, wanted)
     writer = CompletionWriter(
         model,
         choices,
         num_choices_per_prompt=body.n,
         num_prompt_top=body.prompt_logprobs,
-        echoes=_echoes(body, model, prompts),
+        echoes=echoes,
         skip_special_tokens=body.skip_special_tokens,
     )
     return await send(http_request, body, writer)
@@ -49,12 +50,10 @@ async def _encode_prompts(body: CompletionBody, model: ServedModel, max_num_prom
     if not 1 <= len(prompts) <= max_num_prompts:
         message = f"prompt must hold 1 to {max_num_prompts} prompts, got {len(prompts)}"
         raise invalid_request(message, code="invalid_value", param="prompt")
-    return [
-        await model.tokenizer.encode_async(prompt, add_special_tokens=body.add_special_tokens)
-        if isinstance(prompt, str)
-        else prompt
-        for prompt in prompts
-    ]
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if texts:
+        return await model.tokenizer.encode_async(texts, add_special_tokens=body.add_special_tokens)
+    return [prompt for prompt in prompts if not isinstance(prompt, str)]
 
 
 def _max_tokens(body: CompletionBody, num_prompt_tokens: int, max_model_len: int) -> int:

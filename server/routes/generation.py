@@ -9,12 +9,12 @@ from starlette.responses import Response
 
 from engine.errors import EngineError
 from engine.request import Request, SamplingParams
-from server.errors import error_of, invalid_request
+from server.errors import APIError, error_of, invalid_request
 from server.generation import Choice
 from server.protocol.generation import GenerationBody
 from server.sampling import build_sampling_params
 from server.served_model import ServedModel, ServerState
-from server.streaming import respond, respond_streaming
+from server.streaming import EventStream, respond
 from server.text_assembler import TextAssembler
 from server.writers.base import Writer
 
@@ -39,7 +39,7 @@ def check_body(body: GenerationBody, state: ServerState) -> None:
     """Compare fields with the server's limits and with each other.
 
     Raises:
-        APIError: one is out of range (400), or the server is draining (503).
+        APIError: one is out of range (400).
     """
     limit = state.http.max_num_choices
     if body.n > limit:
@@ -51,29 +51,27 @@ def check_body(body: GenerationBody, state: ServerState) -> None:
 
 
 def build_choices(body: GenerationBody, model: ServedModel, state: ServerState, wanted: Wanted) -> list[Choice]:
-    """N choices for each prompt, in order; the engine has checked them, none has started.
+    """N choices for each prompt, in order; the engine has checked each, and has it in its queue.
 
     Raises:
         APIError: a value is out of range.
         EngineError: the engine refuses a request, or is not there.
     """
-    requests = []
-    for prompt_idx, prompt_token_ids in enumerate(wanted.prompts):
-        for choice_idx in range(body.n):
-            params = build_sampling_params(
-                body,
-                model.defaults,
-                max_tokens=wanted.max_tokens[prompt_idx],
-                logprobs=wanted.logprobs,
-                prompt_logprobs=wanted.prompt_logprobs,
-                choice_idx=choice_idx,
-            )
-            requests.append(_request(prompt_token_ids, params, body.priority))
     choices: list[Choice] = []
     try:
-        for index, request in enumerate(requests):
-            choices.append(Choice(index, model, request, _assembler(body, model, request), state.metrics))
-    except EngineError as error:
+        for prompt_idx, prompt_token_ids in enumerate(wanted.prompts):
+            for choice_idx in range(body.n):
+                params = build_sampling_params(
+                    body,
+                    model.defaults,
+                    max_tokens=wanted.max_tokens[prompt_idx],
+                    logprobs=wanted.logprobs,
+                    prompt_logprobs=wanted.prompt_logprobs,
+                    choice_idx=choice_idx,
+                )
+                request = _request(prompt_token_ids, params, body.priority)
+                choices.append(Choice(len(choices), model, request, _assembler(body, model, request), state.metrics))
+    except (APIError, EngineError) as error:
         state.metrics.count_rejected(model.name, error_of(error).code)
         for choice in choices:
             choice.close()
@@ -85,7 +83,7 @@ async def send(http_request: HTTPRequest, body: GenerationBody, writer: Writer) 
     """Run the writer's choices and answer, at once or as a stream."""
     state: ServerState = http_request.app.state.server
     if body.stream:
-        return respond_streaming(writer, body.stream_options, state.http.keep_alive_interval_s)
+        return EventStream(writer, body.stream_options, state.http.keep_alive_interval_s)
     return await respond(http_request, writer)
 
 

@@ -52,7 +52,9 @@ async def _encode(body: TokenizeBody, model: ServedModel) -> list[int]:
             add_generation_prompt=body.add_generation_prompt,
             add_special_tokens=bool(add_special_tokens),
         )
-    return await model.tokenizer.encode_async(body.prompt or "", add_special_tokens=add_special_tokens is not False)
+    texts = [body.prompt or ""]
+    [token_ids] = await model.tokenizer.encode_async(texts, add_special_tokens=add_special_tokens is not False)
+    return token_ids
 
 
 def _json(content: Tokenized | Detokenized) -> Response:

@@ -19,7 +19,7 @@ class Writer(ABC):
         model: answers.
         choices: all outputs.
         num_choices_per_prompt: n.
-        wants_prompt_logprobs: how many most probable tokens `prompt_logprobs` asked for; None: not asked.
+        num_prompt_top: how many most probable tokens `prompt_logprobs` asked for; None: not asked.
     """
 
     id_prefix: str
@@ -41,6 +41,11 @@ class Writer(ABC):
         self._created = int(time.time())
         self._id = f"{self.id_prefix}-{uuid.uuid4().hex}"
         self._has_begun: set[int] = set()
+
+    def close(self) -> None:
+        """End all choices; those that still run are aborted."""
+        for choice in self.choices:
+            choice.close()
 
     def opening(self) -> list[Answer]:
         """Chunks to send before any token."""
