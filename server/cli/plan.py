@@ -91,7 +91,10 @@ def _facts(made: "Plan") -> Table:
 
 def _variants(made: "Plan") -> Table:
     table = Table(
-        title=f"Requests of {made.context_tokens:,} tokens, by key/value heads", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        title=f"Requests of {made.context_tokens:,} tokens, by key/value heads",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for heading in ("", "type", "heads", "weights", "KV/token", "KV/request", "tokens", "at once"):
         table.add_column(heading, justify="left" if heading in ("", "type") else "right", no_wrap=True)

@@ -67,7 +67,12 @@ def prompts(llm: LLM) -> list[list[int]]:
     """16 prompts: short, 500 tokens, unicode, code, chat."""
     long = llm.tokenizer.encode(LONG_TEXT.read_text(), add_special_tokens=True)
     chats = [llm.tokenizer.encode(llm.render(messages), add_special_tokens=False) for messages in CHATS]
-    return [*(llm.tokenizer.encode(text, add_special_tokens=True) for text in TEXTS), long[:500], long[700:1200], *chats]
+    return [
+        *(llm.tokenizer.encode(text, add_special_tokens=True) for text in TEXTS),
+        long[:500],
+        long[700:1200],
+        *chats,
+    ]
 
 
 @pytest.fixture(scope="module")
