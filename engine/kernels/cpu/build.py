@@ -1,8 +1,7 @@
 """The C sources become a shared library: compiled once a machine, then found in the cache folder.
 
 The sources use no header but the C library's, so that compiling takes seconds and needs neither PyTorch's headers nor
-its compiler. The library is not linked with an OpenMP runtime: two of them in one process would each keep a team of
-spinning threads. Its OpenMP symbols resolve to the runtime that PyTorch has loaded.
+its compiler. They bring their own threads (src/parallel.c says why not OpenMP's).
 """
 
 import ctypes
@@ -17,13 +16,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch  # noqa: F401  loads the OpenMP runtime
-
 from checkpoints.cache import cache_folder
 
 SOURCES = Path(__file__).parent / "src"
-COMPILE = ("-O3", "-march=native", "-std=gnu11", "-fopenmp", "-fPIC", "-fvisibility=hidden", "-c")
-LINK = ("-shared", "-lm")
+COMPILE = ("-O3", "-march=native", "-std=gnu11", "-pthread", "-fPIC", "-fvisibility=hidden", "-c")
+LINK = ("-shared", "-pthread", "-lm")
 TIMEOUT_S = 120
 
 _log = logging.getLogger(__name__)
@@ -69,10 +66,8 @@ def open_library(path: Path) -> ctypes.CDLL:
     """Load the library into this process.
 
     Raises:
-        KernelBuildError: it does not load, most likely because PyTorch's OpenMP runtime is another compiler's.
+        KernelBuildError: it does not load.
     """
-    if not hasattr(ctypes.CDLL(None), "GOMP_parallel"):
-        _expose_openmp()
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -118,15 +113,6 @@ def _failure(command: list[str], errors: str) -> str:
     """The command and the first line that says `error`."""
     lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["no message"]
     return f"{Path(command[0]).name} failed: {lines[0].strip()}"
-
-
-def _expose_openmp() -> None:
-    """Make the symbols of the OpenMP runtime visible to libraries loaded later; PyTorch may have loaded it privately."""
-    maps = Path("/proc/self/maps")
-    if maps.exists():
-        paths = {line.split(maxsplit=5)[-1] for line in maps.read_text().splitlines() if "libgomp" in line}
-        for path in paths:
-            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
 
 
 def _source_text() -> str:

@@ -35,6 +35,7 @@ class CpuKernels:
 
     Args:
         dtype: of weights, activations and KV cache.
+        num_threads: that share a kernel's work; None: PyTorch's number at this moment.
 
     Raises:
         KernelBuildError: `objections` has some.
@@ -42,12 +43,13 @@ class CpuKernels:
 
     name = "cpu"
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, num_threads: int | None = None) -> None:
         library = load_library()
         if isinstance(library, str):
             raise KernelBuildError(library)
         declare(library)
         self._dtype, self._code = dtype, DTYPES[dtype]
+        self._num_threads = num_threads or torch.get_num_threads()
         self._linear, self._rms_norm, self._activate = library.hc_linear, library.hc_rms_norm, library.hc_activate
         self._rope, self._store_rows = library.hc_apply_rope, library.hc_store_rows
         self._attention = library.hc_paged_attention
@@ -72,7 +74,7 @@ class CpuKernels:
             self._check("residual", residual, (num_rows, width))
             residual_ptr = residual.data_ptr()
         pointers = (x.data_ptr(), weight.data_ptr(), bias_ptr, residual_ptr, y.data_ptr())
-        if self._linear(self._code, *pointers, num_rows, width, depth, torch.get_num_threads()):
+        if self._linear(self._code, *pointers, num_rows, width, depth, self._num_threads):
             raise MemoryError(f"no scratch memory for a product of {num_rows} rows of {depth} numbers")
         return y
 
@@ -87,7 +89,7 @@ class CpuKernels:
         self._check("weight", weight, (width,))
         y = torch.empty(num_rows, width, dtype=self._dtype)
         pointers = (x.data_ptr(), weight.data_ptr(), y.data_ptr())
-        self._rms_norm(self._code, *pointers, num_rows, width, stride, eps, torch.get_num_threads())
+        self._rms_norm(self._code, *pointers, num_rows, width, stride, eps, self._num_threads)
         return y
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -119,8 +121,8 @@ class CpuKernels:
         if is_gated:
             width //= 2
         y = torch.empty(num_rows, width, dtype=self._dtype)
-        threads = torch.get_num_threads()
-        self._activate(self._code, x.data_ptr(), y.data_ptr(), num_rows, width, kind, is_gated, threads)
+        pointers = (x.data_ptr(), y.data_ptr())
+        self._activate(self._code, *pointers, num_rows, width, kind, is_gated, self._num_threads)
         return y
 
     def apply_rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -137,7 +139,7 @@ class CpuKernels:
         if 2 * half > head_dim:
             raise ValueError(f"cos: expected at most {head_dim // 2} columns, got {half}")
         pointers = (x.data_ptr(), cos.data_ptr(), sin.data_ptr())
-        self._rope(self._code, *pointers, num_rows, num_heads, head_dim, half, stride, torch.get_num_threads())
+        self._rope(self._code, *pointers, num_rows, num_heads, head_dim, half, stride, self._num_threads)
 
     def store_kv(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
         """See reference.store_kv.
@@ -160,7 +162,7 @@ class CpuKernels:
                 num_tokens,
                 rows.shape[1] * rows.shape[2] * size,
                 stride * size,
-                torch.get_num_threads(),
+                self._num_threads,
             )
 
     def paged_attention(
@@ -200,7 +202,7 @@ class CpuKernels:
             *(stride, num_seqs, max_blocks, block_size, num_q_heads, num_kv_heads, k_head_dim, v_head_dim),
             NO_WINDOW if sliding_window is None else sliding_window,
             softmax_scale,
-            torch.get_num_threads(),
+            self._num_threads,
         )
         if failed:
             raise MemoryError(f"no scratch memory for the attention of {num_tokens} tokens")

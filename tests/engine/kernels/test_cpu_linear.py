@@ -1,6 +1,8 @@
 """linear against the exact product."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -72,15 +74,40 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Native)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_threads_do_not_change_the_result(dtype: torch.dtype, native: Native) -> None:
-    kernels, threads = native(dtype), torch.get_num_threads()
+    expected_of = native(dtype)
     x, weight = torch.randn(9, 576).to(dtype), torch.randn(500, 576).to(dtype)
-    expected = kernels.linear(x, weight)
-    try:
-        for count in (1, 2, 3, 8):
-            torch.set_num_threads(count)
+    expected = expected_of.linear(x, weight)
+    for count in (1, 2, 3, 8, 2):
+        kernels = cpu.CpuKernels(dtype, num_threads=count)
+        for _ in range(20):
             assert torch.equal(kernels.linear(x, weight), expected)
-    finally:
-        torch.set_num_threads(threads)
+
+
+def test_callers_on_several_threads_get_their_own_results(native: Native) -> None:
+    native(torch.float32)
+    kernels = cpu.CpuKernels(torch.float32, num_threads=3)
+    weight = torch.randn(300, 64)
+    inputs = [torch.randn(rows, 64) for rows in (1, 5, 40, 64)]
+    expected = [kernels.linear(x, weight) for x in inputs]
+
+    def repeat(place: int) -> bool:
+        return all(torch.equal(kernels.linear(inputs[place], weight), expected[place]) for _ in range(200))
+
+    with ThreadPoolExecutor(len(inputs)) as pool:
+        assert all(pool.map(repeat, range(len(inputs))))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_has_helpers_of_its_own(native: Native) -> None:
+    native(torch.float32)
+    kernels = cpu.CpuKernels(torch.float32, num_threads=2)
+    x, weight = torch.randn(5, 64), torch.randn(300, 64)
+    expected = kernels.linear(x, weight)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(kernels.linear(x, weight), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_bfloat16_rounds_to_nearest_even_and_keeps_nan_and_infinity(native: Native) -> None:
