@@ -1,0 +1,206 @@
+"""Chat templates give what transformers gives, and can do no harm."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoints.errors import CheckpointError
+from server.chat import ChatTemplate, load_chat_template
+from server.errors import APIError
+from server.tokenizer import Tokenizer
+from tests.server import tiny_tokenizers as tiny
+
+CONFIG = {"bos_token": "<s>", "eos_token": {"content": tiny.EOS}, "tokenizer_class": "PreTrainedTokenizerFast"}
+
+CHATML = """{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message['content'] + '<|im_end|>' + '\n' }}
+{%- endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+LLAMA2 = """{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system = messages[0]['content'] %}
+{% else %}{% set loop_messages = messages %}{% set system = false %}{% endif %}
+{% for message in loop_messages %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('Conversation roles must alternate') }}
+    {%- endif %}
+    {%- if loop.index0 == 0 and system %}{% set content = '<<SYS>>\n' + system + '\n<</SYS>>\n\n' + message['content'] %}
+    {%- else %}{% set content = message['content'] %}{% endif %}
+    {%- if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content | trim + ' [/INST]' }}
+    {%- else %}{{ ' ' + content | trim + ' ' + eos_token }}{% endif %}
+{%- endfor %}"""
+
+LLAMA3 = """{{- bos_token }}
+{%- if not tools is defined %}
+    {%- set tools = none %}
+{%- endif %}
+{%- if tools is not none %}{{- 'Environment: ipython\n' }}{%- endif %}
+{%- if documents is not none %}{{- 'Documents\n' }}{%- endif %}
+{{- "Today Date: " + strftime_now("%Y") + "\n\n" }}
+{%- for message in messages %}
+    {%- if message.role == 'tool' %}{% continue %}{% endif %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
+{%- endif %}
+"""
+
+MARKED = """{% for m in messages %}
+  {% if loop.index > 3 %}
+    {% break %}
+  {% endif %}
+  {% if m.role == 'assistant' %}
+A: {% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}
+
+  {% else %}
+U: {{ m | tojson }} {{ m | tojson(indent=2) }} {{ m | tojson(ensure_ascii=true, sort_keys=True) }}
+  {% endif %}
+{% endfor %}
+{% if pad_token is defined %}PAD{% endif %}{{ missing }}{{ messages | length }}"""
+
+TEMPLATES = {"chatml": CHATML, "llama2": LLAMA2, "llama3": LLAMA3, "marked": MARKED}
+
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+    "short": [{"role": "user", "content": "Hi"}],
+    "system": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " <b>é</b> & 'x' \n"}],
+    "turns": [
+        {"role": "user", "content": "1 < 2?"},
+        {"role": "assistant", "content": " yes "},
+        {"role": "user", "content": "{{ 7 * 7 }} {% raw %}"},
+        {"role": "assistant", "content": "49"},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return Tokenizer(tiny.save(tiny.byte_level(), tmp_path_factory.mktemp("tokenizer"), CONFIG))
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast(tokenizer_object=tiny.byte_level(), bos_token="<s>", eos_token=tiny.EOS)
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("add_generation_prompt", [True, False])
+def test_the_prompt_is_the_one_of_transformers(
+    tokenizer: Tokenizer, oracle: Any, name: str, conversation: str, add_generation_prompt: bool
+) -> None:
+    messages = CONVERSATIONS[conversation]
+    expected = oracle.apply_chat_template(
+        messages, chat_template=TEMPLATES[name], add_generation_prompt=add_generation_prompt, tokenize=False
+    )
+    found = ChatTemplate(TEMPLATES[name], tokenizer).render(messages, add_generation_prompt=add_generation_prompt)
+    assert found == expected
+
+
+@pytest.mark.parametrize("content", ["i", "end", "", "a\n", "Sure: ", "  x", "assistant", " \n ", "user\nuser"])
+@pytest.mark.parametrize("name", ["chatml", "llama2", "llama3"])
+def test_the_final_message_goes_on(tokenizer: Tokenizer, oracle: Any, name: str, content: str) -> None:
+    messages = [{"role": "user", "content": "i end x"}, {"role": "assistant", "content": content}]
+    expected = oracle.apply_chat_template(
+        messages, chat_template=TEMPLATES[name], continue_final_message=True, tokenize=False
+    )
+    found = ChatTemplate(TEMPLATES[name], tokenizer).render(messages, continue_final_message=True)
+    assert found == expected
+    assert messages[-1]["content"] == content
+
+
+def test_a_final_message_that_is_not_shown_cannot_go_on(tokenizer: Tokenizer) -> None:
+    with pytest.raises(APIError, match="does not show the last message") as caught:
+        ChatTemplate("{{ messages[0].content }}", tokenizer).render(
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], continue_final_message=True
+        )
+    assert caught.value.param == "continue_final_message"
+
+
+def test_a_template_may_refuse_messages(tokenizer: Tokenizer) -> None:
+    with pytest.raises(APIError, match="refuses these messages: Conversation roles must alternate") as caught:
+        ChatTemplate(LLAMA2, tokenizer).render([{"role": "assistant", "content": "a"}])
+    assert (caught.value.status, caught.value.param) == (400, "messages")
+
+
+def test_what_a_refusal_echoes_is_cut_and_printable(tokenizer: Tokenizer) -> None:
+    template = ChatTemplate("{{ raise_exception(messages[0].content) }}", tokenizer)
+    with pytest.raises(APIError) as caught:
+        template.render([{"role": "user", "content": "\x1b[2J" + "x" * 5000}])
+    assert len(caught.value.message) < 300
+    assert "\x1b" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update(role='x') }}",
+        "{{ messages[0].pop('role') }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ strftime_now.__globals__['os'] }}",
+        "{{ raise_exception.__globals__.sys }}",
+        "{{ messages.__class__.__base__.__subclasses__() }}",
+        "{{ '{0.__class__.__mro__}'.format(1) }}",
+        "{{ ('%s' | attr('format'))('x').__class__.__mro__ }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{% for i in range(1000000000) %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ 1 / 0 }}",
+        "{{ messages[0].content + 1 }}",
+        "{% include 'x' %}",
+        "{% import '/etc/passwd' as x %}",
+    ],
+)
+def test_a_template_cannot_leave_its_sandbox(tokenizer: Tokenizer, source: str) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    with pytest.raises(APIError) as caught:
+        ChatTemplate(source, tokenizer).render(messages)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_messages")
+    assert messages == [{"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize("source", ["{{ messages.__class__ }}", "{{ x.y is defined }}{{ ''.__class__ }}"])
+def test_attributes_of_python_are_not_there(tokenizer: Tokenizer, source: str) -> None:
+    try:
+        text = ChatTemplate(source, tokenizer).render([{"role": "user", "content": "x"}])
+    except APIError as error:
+        assert error.status == 400
+    else:
+        assert "class" not in text
+
+
+def write(folder: Path, config: dict[str, Any], template: bytes | None = None) -> ChatTemplate | None:
+    tiny.save(tiny.byte_level(), folder, config)
+    if template is not None:
+        (folder / "chat_template.jinja").write_bytes(template)
+    return load_chat_template(folder, Tokenizer(folder))
+
+
+def test_where_a_template_comes_from(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    assert write(tmp_path, {}) is None
+    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "default"}]
+    for config in ({"chat_template": "default"}, {"chat_template": named}):
+        template = write(tmp_path, config)
+        assert template is not None
+        assert template.render(messages) == "default"
+    assert write(tmp_path, {"chat_template": [{"name": "other", "template": "x"}]}) is None
+    template = write(tmp_path, {"chat_template": "default"}, "from the file: é".encode())
+    assert template is not None
+    assert template.render(messages) == "from the file: é"
+
+
+@pytest.mark.parametrize("template", [b"{% if %}", b"\xff\xfe", b"{% nothing %}", b"{{ x | no_such_filter }}"])
+def test_a_broken_template_names_its_folder(tmp_path: Path, template: bytes) -> None:
+    with pytest.raises(CheckpointError, match=f"the chat template of {tmp_path} cannot be read"):
+        write(tmp_path, {}, template)
+
+
+def test_json_can_hold_what_templates_print(tokenizer: Tokenizer) -> None:
+    text = ChatTemplate("{{ messages | tojson(false, 1) }}", tokenizer).render([{"role": "user", "content": "<é>"}])
+    assert text == json.dumps([{"role": "user", "content": "<é>"}], ensure_ascii=False, indent=1)
