@@ -2,8 +2,7 @@
 
 import codecs
 from abc import ABC, abstractmethod
-
-import tokenizers
+from collections.abc import Callable
 
 from server.vocabulary import Vocabulary
 
@@ -68,14 +67,12 @@ class WindowDetokenizer(Detokenizer):
     """For any other tokenizer: decodes the newest tokens together with those before them, and gives the difference.
 
     Args:
-        tokenizer: decodes.
+        decode: gives the text of token ids.
         before: tokens before the text; they are not part of it.
-        skip_special_tokens: leave special tokens out of the text.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, before: list[int], *, skip_special_tokens: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special_tokens = skip_special_tokens
+    def __init__(self, decode: Callable[[list[int]], str], before: list[int]) -> None:
+        self._decode = decode
         self._tail = before
         self._pending: list[int] = []
 
@@ -104,6 +101,3 @@ class WindowDetokenizer(Detokenizer):
 
     def _new_text(self) -> str:
         return self._decode(self._tail + self._pending)[len(self._decode(self._tail)) :]
-
-    def _decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens)

@@ -1,6 +1,7 @@
 """Text to token ids and back, piece by piece while tokens arrive."""
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ class Tokenizer:
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
         """The text of `token_ids`."""
         if not self._vocabulary.is_bytewise:
-            return self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+            known = [token_id for token_id in token_ids if 0 <= token_id < self.vocab_size]
+            return self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
         detokenizer = self.detokenizer(skip_special_tokens=skip_special_tokens)
         return "".join([*map(detokenizer.feed, token_ids), detokenizer.flush()])
 
@@ -110,9 +112,10 @@ class Tokenizer:
                 self._vocabulary, skip_special_tokens=skip_special_tokens, drops_first_blank=drops_blank
             )
         context = list(before[-CONTEXT_TOKENS:])
-        if self._tokenizer.decode(context, skip_special_tokens=skip_special_tokens).endswith(REPLACEMENT):
+        decode = functools.partial(self.decode, skip_special_tokens=skip_special_tokens)
+        if decode(context).endswith(REPLACEMENT):
             context = []  # half a character: it would come out again
-        return WindowDetokenizer(self._tokenizer, context, skip_special_tokens=skip_special_tokens)
+        return WindowDetokenizer(decode, context)
 
     def _encode_all(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
         # The batch call skips what we do not use (offsets), lets other threads run, and is several times as fast.

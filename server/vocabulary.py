@@ -21,6 +21,7 @@ class Vocabulary:
         tokenizer: of the tokenizers library.
 
     Attributes:
+        size: token ids run from 0 to this, less one.
         is_bytewise: the tokenizer is of these kinds; else only its own decoder knows how tokens join.
         drops_first_blank: a text that begins with a blank loses it.
     """
@@ -31,6 +32,7 @@ class Vocabulary:
         self._added = {token_id: str(token.content).encode() for token_id, token in added.items()}
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         self._bytes: dict[int, bytes] = {}
+        self.size = max(tokenizer.get_vocab_size(with_added_tokens=True), max(self._added, default=-1) + 1)
         steps = _decoder_steps(tokenizer)
         kinds = tuple(str(step["type"]) for step in steps)
         self._is_byte_level = kinds == ("ByteLevel",)
@@ -40,17 +42,17 @@ class Vocabulary:
             step["type"] == "Metaspace" and step.get("prepend_scheme") != "never" for step in steps
         )
 
-    @property
-    def size(self) -> int:
-        """Token ids run from 0 to this, less one."""
-        return max(self._tokenizer.get_vocab_size(with_added_tokens=True), max(self._added, default=-1) + 1)
-
     def is_special(self, token_id: int) -> bool:
         """True for tokens that are no text, such as the one that ends an output."""
         return token_id in self._special
 
     def bytes_of(self, token_id: int) -> bytes:
-        """The bytes that a token stands for, wherever it stands; one token may be part of a character only."""
+        """The bytes that a token stands for, wherever it stands; one token may be part of a character only.
+
+        None for an id that is no token: models have more ids than their tokenizers, and clients send any number.
+        """
+        if not 0 <= token_id < self.size:
+            return b""
         found = self._bytes.get(token_id)
         if found is None:
             found = self._bytes[token_id] = self._look_up(token_id)

@@ -2,12 +2,21 @@
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from engine.request import MAX_LOGPROBS, MAX_STOP_STRINGS
 from server.protocol.base import RequestBody, WireModel
 
-Stop = str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)]
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("stop holds half of a surrogate pair, which is no character") from None
+    return text
+
+
+StopString = Annotated[str, AfterValidator(_encodable)]
 
 
 class StreamOptions(WireModel):
@@ -54,7 +63,7 @@ class GenerationBody(RequestBody):
     """Above 1: makes tokens of prompt and output less probable."""
     logit_bias: dict[str, float] | None = None
     """Token id (as text) -> number added to its logit, -100 to 100."""
-    stop: Stop | None = None
+    stop: StopString | list[StopString] | None = None
     """Up to 16 texts that end the output; they are not part of it."""
     stop_token_ids: list[int] = Field(default=[], max_length=MAX_STOP_STRINGS)
     """Token ids that end the output."""

@@ -3,7 +3,7 @@
 from typing import Self
 
 import msgspec
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from server.protocol.base import RequestBody
 from server.protocol.chat import ChatMessage
@@ -14,7 +14,7 @@ class TokenizeBody(RequestBody):
 
     prompt: str | None = None
     """A text."""
-    messages: list[ChatMessage] | None = None
+    messages: list[ChatMessage] | None = Field(default=None, min_length=1)
     """A conversation, put through the chat template."""
     add_special_tokens: bool | None = None
     """Unset: true for a text, false for messages, as in the generation routes."""

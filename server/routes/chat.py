@@ -30,7 +30,9 @@ async def create_chat_completion(body: ChatBody, http_request: HTTPRequest) -> R
         add_special_tokens=body.add_special_tokens,
     )
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    wanted = Wanted([prompt], [_max_tokens(body, len(prompt), info.max_model_len)], logprobs, body.prompt_logprobs)
+    max_tokens = _max_tokens(body, len(prompt), info.max_model_len)
+    names = {"prompt": "messages", "max_tokens": _length_field(body)}
+    wanted = Wanted([prompt], [max_tokens], logprobs, body.prompt_logprobs, names)
     choices = build_choices(body, model, state, wanted)
     writer = ChatWriter(model, choices, num_choices_per_prompt=body.n, num_prompt_top=body.prompt_logprobs)
     return await send(http_request, body, writer)
@@ -91,7 +93,8 @@ def _max_tokens(body: ChatBody, num_prompt_tokens: int, max_model_len: int) -> i
     """
     wanted = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if wanted == 0:
-        raise invalid_request("max_tokens must be at least 1, got 0", code="invalid_value", param="max_tokens")
+        name = _length_field(body)
+        raise invalid_request(f"{name} must be at least 1, got 0", code="invalid_value", param=name)
     if wanted is not None:
         return wanted
     if num_prompt_tokens >= max_model_len:
@@ -101,3 +104,8 @@ def _max_tokens(body: ChatBody, num_prompt_tokens: int, max_model_len: int) -> i
             param="messages",
         )
     return max_model_len - num_prompt_tokens
+
+
+def _length_field(body: ChatBody) -> str:
+    """The name under which the request says how long the answer may be."""
+    return "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"

@@ -2,12 +2,13 @@
 
 import time
 import uuid
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
-from engine.errors import EngineError
+from engine.errors import EngineError, RequestRefusedError
 from engine.request import Request, SamplingParams
 from server.errors import APIError, error_of, invalid_request
 from server.generation import Choice
@@ -27,12 +28,14 @@ class Wanted(NamedTuple):
         max_tokens: for each prompt.
         logprobs: most probable tokens to list for output tokens; None: no log-probabilities.
         prompt_logprobs: the same for prompt tokens.
+        names: what the request calls the fields that the engine knows by another name.
     """
 
     prompts: list[list[int]]
     max_tokens: list[int]
     logprobs: int | None
     prompt_logprobs: int | None
+    names: Mapping[str, str] = {}
 
 
 def check_body(body: GenerationBody, state: ServerState) -> None:
@@ -75,6 +78,9 @@ def build_choices(body: GenerationBody, model: ServedModel, state: ServerState, 
         state.metrics.count_rejected(model.name, error_of(error).code)
         for choice in choices:
             choice.close()
+        if isinstance(error, RequestRefusedError):
+            param = wanted.names.get(error.param, error.param)
+            raise RequestRefusedError(str(error), code=error.code, param=param) from None
         raise
     return choices
 

@@ -140,8 +140,10 @@ def test_byte_tokens_are_bytes_only_where_the_tokenizer_says_so(loaded: dict[str
 @pytest.mark.parametrize("name", BUILDERS)
 def test_ids_beyond_the_vocabulary_have_no_text(loaded: dict[str, Tokenizer], name: str) -> None:
     tokenizer = loaded[name]
-    assert tokenizer.token_bytes(tokenizer.vocab_size + 5) == b""
-    assert "".join(pieces(tokenizer, [tokenizer.vocab_size + 5])) == ""
+    for token_id in (tokenizer.vocab_size, 2**31, 2**70, -1):
+        assert tokenizer.token_bytes(token_id) == b""
+        assert "".join(pieces(tokenizer, [token_id], before=[token_id])) == ""
+        assert tokenizer.decode([token_id], skip_special_tokens=False) == ""
 
 
 def test_any_other_kind_of_tokenizer_decodes_by_itself(loaded: dict[str, Tokenizer]) -> None:
