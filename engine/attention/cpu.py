@@ -5,6 +5,7 @@ from torch import Tensor
 
 from engine.batch import BatchTensors
 from engine.kernels import cpu
+from engine.kernels.base import PagedStep
 from engine.kernels.cpu.kernels import MAX_HEAD_DIM
 from engine.models.spec import DecoderSpec
 from kvcache.storage import KVStorage
@@ -17,8 +18,9 @@ class CpuBackend:
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec = spec
-        self._storage = storage
-        self._kernels = cpu.CpuKernels(storage.k(0).dtype)
+        self._k_caches = [storage.k(layer_idx) for layer_idx in range(spec.num_layers)]
+        self._v_caches = [storage.v(layer_idx) for layer_idx in range(spec.num_layers)]
+        self._kernels = cpu.CpuKernels(self._k_caches[0].dtype)
         self._batch: BatchTensors | None = None
         self._seq_lens = torch.empty(0, dtype=torch.int64)
 
@@ -34,17 +36,31 @@ class CpuBackend:
         self._batch = batch
         self._seq_lens = torch.tensor(batch.seq_lens_list, dtype=torch.int64)
 
+    @property
+    def step(self) -> PagedStep:
+        """The cache and the planned step's tables, for kernels that run all layers at once.
+
+        Raises:
+            RuntimeError: no step is planned.
+        """
+        batch = self._planned()
+        return PagedStep(
+            self._k_caches,
+            self._v_caches,
+            batch.slot_mapping,
+            batch.block_tables,
+            batch.cu_seqlens_q,
+            self._seq_lens,
+        )
+
     def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See AttentionBackend.forward.
 
         Raises:
             RuntimeError: no step is planned.
         """
-        batch = self._batch
-        if batch is None:
-            raise RuntimeError("forward was called before plan")
-        layer = self._spec.layers[layer_idx]
-        k_cache, v_cache = self._storage.k(layer_idx), self._storage.v(layer_idx)
+        batch, layer = self._planned(), self._spec.layers[layer_idx]
+        k_cache, v_cache = self._k_caches[layer_idx], self._v_caches[layer_idx]
         self._kernels.store_kv(k, v, k_cache, v_cache, batch.slot_mapping)
         out = self._kernels.paged_attention(
             q,
@@ -57,3 +73,8 @@ class CpuBackend:
             sliding_window=layer.sliding_window,
         )
         return out.flatten(1)
+
+    def _planned(self) -> BatchTensors:
+        if self._batch is None:
+            raise RuntimeError("the backend was asked to run before it planned a step")
+        return self._batch

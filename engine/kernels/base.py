@@ -1,10 +1,48 @@
 """What a set of kernels is: the arithmetic that layers and attention backends are made of."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from engine.models.spec import Activation
+from engine.models.spec import Activation, DecoderSpec
+
+
+class PagedStep(NamedTuple):
+    """The paged cache and a step's tables.
+
+    Attributes:
+        k_caches: a layer each [num_blocks, block_size, num_kv_heads, k_head_dim].
+        v_caches: a layer each [num_blocks, block_size, num_kv_heads, v_head_dim].
+        slot_mapping: [num_tokens] int64.
+        block_tables: [num_seqs, max_blocks] int64.
+        cu_seqlens_q: [num_seqs + 1] int64.
+        seq_lens: [num_seqs] int64.
+    """
+
+    k_caches: list[Tensor]
+    v_caches: list[Tensor]
+    slot_mapping: Tensor
+    block_tables: Tensor
+    cu_seqlens_q: Tensor
+    seq_lens: Tensor
+
+
+class CompiledLayers(Protocol):
+    """All layers of a decoder as one kernel."""
+
+    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, paged: PagedStep) -> Tensor:
+        """Run them. Side effects: x may be changed, the KV of the step's tokens is in the cache.
+
+        Args:
+            x: [num_tokens, hidden_size].
+            angles: cos and sin, each [num_tokens, rotary_dim / 2], where the model has rotary embedding.
+            paged: where the cache is.
+
+        Returns:
+            [num_tokens, hidden_size].
+        """
+        ...
 
 
 class Kernels(Protocol):
@@ -56,4 +94,8 @@ class Kernels(Protocol):
         sliding_window: int | None = None,
     ) -> Tensor:
         """Causal attention of a ragged batch over the paged cache."""
+        ...
+
+    def compile_layers(self, spec: DecoderSpec, parameters: Mapping[str, Tensor]) -> CompiledLayers | None:
+        """The decoder's layers as one kernel; None where these kernels have none for this model."""
         ...

@@ -3,11 +3,13 @@
 Half-precision inputs are widened to float32 inside a kernel wherever a sum is taken, and rounded once at the end.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.models.spec import Activation
+from engine.models.spec import Activation, DecoderSpec
 
 name = "reference"
 """The module itself is a `Kernels`."""
@@ -214,3 +216,7 @@ def grouped_attention(
     out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=rows, scale=softmax_scale)
     attended: Tensor = out.unflatten(2, (num_q_per_kv, query_len)).permute(0, 3, 1, 2, 4).flatten(2, 3)
     return attended
+
+
+def compile_layers(spec: DecoderSpec, parameters: Mapping[str, Tensor]) -> None:
+    """None: the reference runs layer by layer."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend
+from engine.attention.cpu import CpuBackend
 from engine.kernels.base import Kernels
 from engine.kernels.select import select_kernels
 from engine.layers.linear import Linear
@@ -71,6 +72,7 @@ class Decoder:
         self._position_embed = parameters.get("position_embed.weight")
         self._rotary = Rotary(spec.rope, max_model_len, self._embed.dtype, self._embed.device) if spec.rope else None
         self._layers = [DecoderLayer(spec, kernels, parameters, layer_idx) for layer_idx in range(spec.num_layers)]
+        self._native_layers = kernels.compile_layers(spec, parameters)
         self._norm = Norm(spec.norm, kernels, parameters, "norm")
         self._lm_head = Linear(kernels, parameters, "embed" if spec.has_tied_embeddings else "lm_head")
 
@@ -86,6 +88,8 @@ class Decoder:
         if self._position_embed is not None:
             x = x + F.embedding(positions, self._position_embed)
         angles = self._rotary.lookup(positions) if self._rotary else None
+        if self._native_layers is not None and isinstance(attention, CpuBackend):
+            return self._native_layers(x, angles, attention.step)
         for layer in self._layers:
             x = layer(x, angles, attention)
         return x

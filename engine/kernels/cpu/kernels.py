@@ -1,21 +1,17 @@
 """The native kernels with the reference's names and signatures."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from engine.kernels import reference
-from engine.kernels.cpu.build import KernelBuildError, load_library
-from engine.kernels.cpu.library import declare
-from engine.models.spec import Activation
-
-DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-"""The formats that the kernels read, as src/common.h numbers them."""
-
-ACTIVATIONS = {Activation.SILU: 0, Activation.GELU_TANH: 1, Activation.RELU: 2}
-"""The activations that src/elementwise.c knows."""
+from engine.kernels.cpu.build import load_library
+from engine.kernels.cpu.layers import NativeLayers, can_run
+from engine.kernels.cpu.library import ACTIVATIONS, DTYPES, NO_WINDOW, native_library
+from engine.models.spec import Activation, DecoderSpec
 
 MAX_HEAD_DIM = 256
-NO_WINDOW = 1 << 60
 
 
 def objections(device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -44,10 +40,7 @@ class CpuKernels:
     name = "cpu"
 
     def __init__(self, dtype: torch.dtype, num_threads: int | None = None) -> None:
-        library = load_library()
-        if isinstance(library, str):
-            raise KernelBuildError(library)
-        declare(library)
+        library = native_library()
         self._dtype, self._code = dtype, DTYPES[dtype]
         self._num_threads = num_threads or torch.get_num_threads()
         self._linear, self._rms_norm, self._activate = library.hc_linear, library.hc_rms_norm, library.hc_activate
@@ -207,6 +200,14 @@ class CpuKernels:
         if failed:
             raise MemoryError(f"no scratch memory for the attention of {num_tokens} tokens")
         return out
+
+    def compile_layers(self, spec: DecoderSpec, parameters: Mapping[str, Tensor]) -> NativeLayers | None:
+        """See engine.kernels.base.Kernels.compile_layers.
+
+        Raises:
+            ValueError: a parameter is not what it should be.
+        """
+        return NativeLayers(spec, parameters, self._num_threads) if can_run(spec) else None
 
     def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         """A contiguous tensor of this shape and the kernels' dtype on the CPU."""

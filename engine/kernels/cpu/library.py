@@ -1,6 +1,21 @@
 """The C functions with their argument types, as src/*.c declare them."""
 
 import ctypes
+import functools
+
+import torch
+
+from engine.kernels.cpu.build import KernelBuildError, load_library
+from engine.models.spec import Activation
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+"""The formats that the kernels read, as src/common.h numbers them."""
+
+ACTIVATIONS = {Activation.SILU: 0, Activation.GELU_TANH: 1, Activation.RELU: 2}
+"""The activations that src/elementwise.c knows."""
+
+NO_WINDOW = 1 << 60
+"""A sliding window wider than any context."""
 
 _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 
@@ -11,12 +26,21 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "hc_apply_rope": (None, (_I, *[_P] * 3, *[_L] * 5, _I)),
     "hc_store_rows": (None, (*[_P] * 3, *[_L] * 3, _I)),
     "hc_paged_attention": (_I, (_I, *[_P] * 7, *[_L] * 9, _F, _I)),
+    "hc_layers": (_I, (_P, _L, _P)),
 }
 """Name -> result and argument types."""
 
 
-def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """The library with the types of its functions, so that ctypes converts and checks arguments."""
+@functools.cache
+def native_library() -> ctypes.CDLL:
+    """The library with the types of its functions, so that ctypes converts and checks arguments.
+
+    Raises:
+        KernelBuildError: there is none on this machine.
+    """
+    library = load_library()
+    if isinstance(library, str):
+        raise KernelBuildError(library)
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments

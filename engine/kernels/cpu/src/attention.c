@@ -6,7 +6,7 @@
  * order, because a long context with few sequences has to be shared among threads. Tiles and splits begin at multiples
  * of their size in the sequence, whatever else is in the batch: so the same row gets the same numbers always.
  */
-#include "common.h"
+#include "kernels.h"
 
 #define TILE 64        /* keys whose scores exist at a time */
 #define SPLIT 512      /* keys that one task may share with no other */
@@ -61,24 +61,46 @@ INLINE Partial partial_at(float *memory, const Attention *a) {
 
 /* ---- one tile ---- */
 
-/* Element offset of a key's or value's head: position -> block -> slot. */
-INLINE int64_t offset_of(const Attention *a, const Run *run, int64_t position, int64_t head_dim) {
-    int64_t block = a->block_tables[run->seq * a->max_blocks + position / a->block_size];
-    return ((block * a->block_size + position % a->block_size) * a->num_kv_heads + run->kv_head) * head_dim;
+/* The slots of `count` positions from `start` on. */
+INLINE void find_slots(const Attention *a, const Run *run, int64_t start, int64_t count, int64_t *slots) {
+    /* Nothing is read through it where count is 0, which start past the last block goes with. */
+    const int64_t *table = a->block_tables + run->seq * a->max_blocks + start / a->block_size;
+    int64_t offset = start % a->block_size;
+    for (int64_t j = 0; j < count; j++) {
+        slots[j] = *table * a->block_size + offset;
+        if (++offset == a->block_size) {
+            offset = 0;
+            table++;
+        }
+    }
 }
 
-/* scores[row, key] of keys [start, start + count). */
+/* Where the run's head of a slot begins, in a cache whose heads are head_dim wide. */
+INLINE const void *row_of(const int dtype, const Attention *a, const Run *run, const void *cache, int64_t slot,
+                          int64_t head_dim) {
+    return at(cache, (slot * a->num_kv_heads + run->kv_head) * head_dim, dtype);
+}
+
+/* Rows are in no order in memory that the hardware could foresee. */
+INLINE void prefetch_rows(const int dtype, const Attention *a, const Run *run, const void *cache, const int64_t *slots,
+                          int64_t count, int64_t head_dim) {
+    for (int64_t j = 0; j < count; j++) {
+        const char *row = row_of(dtype, a, run, cache, slots[j], head_dim);
+        for (int64_t byte = 0; byte < head_dim * size_of(dtype); byte += 64) __builtin_prefetch(row + byte, 0, 2);
+    }
+}
+
+/* scores[row, key] of the keys in `count` slots. */
 INLINE void score_tile(const int dtype, const Attention *a, const Run *run, const float *q, int64_t num_rows,
-                       int64_t start, int64_t count, float *scores) {
+                       const int64_t *slots, int64_t count, float *scores) {
     const void *keys[TILE + COLS];
     for (int64_t j = 0; j < round_up(count, COLS); j++)
-        keys[j] = at(a->k_cache, offset_of(a, run, start + min64(j, count - 1), a->k_head_dim), dtype);
-    /* The next keys of the block; past its end it fetches in vain, which costs nothing but the request. */
-    const int64_t ahead = 2 * COLS * a->num_kv_heads * a->k_head_dim * size_of(dtype), ldq = padded_k(a);
+        keys[j] = row_of(dtype, a, run, a->k_cache, slots[min64(j, count - 1)], a->k_head_dim);
+    const int64_t ldq = padded_k(a);
     for (int64_t row = 0; row < num_rows;) {
         int64_t rows = next_rows(num_rows - row);
         for (int64_t j = 0; j < count; j += COLS) {
-            CALL_WITH_ROWS(rows, dot_tile, dtype, q + row * ldq, ldq, &keys[j], a->k_head_dim, ahead,
+            CALL_WITH_ROWS(rows, dot_tile, dtype, q + row * ldq, ldq, &keys[j], a->k_head_dim, NO_PREFETCH,
                            scores + row * TILE + j, TILE);
         }
         row += rows;
@@ -164,9 +186,15 @@ INLINE void attend_keys(const int dtype, const Attention *a, const Run *run, int
         out.sum[row] = 0;
     }
     memset(out.acc, 0, sizeof(float) * (size_t)(num_rows * width));
+    int64_t slots[TILE], next_slots[TILE];
+    find_slots(a, run, start, min64(TILE, stop - start), next_slots);
     for (int64_t tile = start; tile < stop; tile += TILE) {
-        int64_t count = min64(TILE, stop - tile);
-        score_tile(dtype, a, run, q, num_rows, tile, count, scores);
+        int64_t count = min64(TILE, stop - tile), next_count = max64(0, min64(TILE, stop - tile - TILE));
+        memcpy(slots, next_slots, sizeof slots);
+        prefetch_rows(dtype, a, run, a->v_cache, slots, count, a->v_head_dim);
+        score_tile(dtype, a, run, q, num_rows, slots, count, scores);
+        find_slots(a, run, tile + TILE, next_count, next_slots);
+        prefetch_rows(dtype, a, run, a->k_cache, next_slots, next_count, a->k_head_dim);
         for (int64_t row = 0; row < num_rows; row++) {
             int64_t position = run->first_position + row / group;
             int64_t low = max64(0, position - a->window + 1 - tile), high = min64(count, position + 1 - tile);
@@ -181,8 +209,7 @@ INLINE void attend_keys(const int dtype, const Attention *a, const Run *run, int
             }
         }
         for (int64_t j = 0; j < count; j++)
-            widen_row(v + j * width, at(a->v_cache, offset_of(a, run, tile + j, a->v_head_dim), dtype), a->v_head_dim,
-                      dtype);
+            widen_row(v + j * width, row_of(dtype, a, run, a->v_cache, slots[j], a->v_head_dim), a->v_head_dim, dtype);
         add_tile(scores, v, num_rows, count, width, out.acc);
     }
 }

@@ -234,12 +234,15 @@ INLINE v4 sum_lanes_of_4(const vf a[4]) {
 
 /* ---- the register tile that linear layers and attention scores are made of ---- */
 
+#define NO_PREFETCH (-1)
+
 /* out[m, n] = sum over k of x[m, k] * w[n][k] for `rows` (a constant) rows and four columns.
  *
- *   x    [rows, depth] float32 in split order, rows ldx apart
- *   w    four rows [depth] of `dtype`, wherever they lie
- *   ahead  bytes from each element of w to what will be needed soon: fetched into the second-level cache meanwhile
- *   out  [rows, 4] float32, rows ldo apart
+ *   x      [rows, depth] float32 in split order, rows ldx apart
+ *   w      four rows [depth] of `dtype`, wherever they lie
+ *   ahead  bytes from each element of w to what will be needed soon, which is fetched into the second-level cache
+ *          meanwhile; or NO_PREFETCH
+ *   out    [rows, 4] float32, rows ldo apart
  */
 INLINE void dot_tile(const int rows, const int dtype, const float *x, int64_t ldx, const void *const w[COLS],
                      int64_t depth, int64_t ahead, float *out, int64_t ldo) {
@@ -252,8 +255,10 @@ INLINE void dot_tile(const int rows, const int dtype, const float *x, int64_t ld
     int64_t k = 0;
     for (; k + 2 * VL <= depth; k += 2 * VL) {
         vf even[COLS], odd[COLS];
-        UNROLL
-        for (int n = 0; n < COLS; n++) __builtin_prefetch((const char *)at(w[n], k, dtype) + ahead, 0, 2);
+        if (ahead != NO_PREFETCH) {
+            UNROLL
+            for (int n = 0; n < COLS; n++) __builtin_prefetch((const char *)at(w[n], k, dtype) + ahead, 0, 2);
+        }
         UNROLL
         for (int n = 0; n < COLS; n++) even[n] = load_even(w[n], k, dtype);
         UNROLL

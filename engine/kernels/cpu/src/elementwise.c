@@ -1,5 +1,5 @@
 /* What works on one token at a time: norms, activations, rotary embedding, the write to the cache. */
-#include "common.h"
+#include "kernels.h"
 
 #define SERIAL_NUMBERS (32 * 1024) /* fewer numbers than this are done before a second thread is awake */
 #define ROWS_PER_TASK 8

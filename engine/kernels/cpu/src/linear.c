@@ -4,7 +4,7 @@
  * W's rows small enough for the second-level cache: it comes from memory once, whatever the number of x's rows, and
  * is widened to float32 in registers. x is widened once, into scratch memory.
  */
-#include "common.h"
+#include "kernels.h"
 
 #define MAX_BLOCK 256             /* rows of W in a task */
 #define BLOCK_BYTES (256 * 1024)  /* and their size at most */

@@ -1,0 +1,204 @@
+"""All layers of a decoder in one native call; src/layers.c says why."""
+
+import ctypes
+from collections.abc import Mapping
+
+import msgspec
+import torch
+from torch import Tensor
+
+from engine.kernels.base import PagedStep
+from engine.kernels.cpu.library import ACTIVATIONS, DTYPES, NO_WINDOW, native_library
+from engine.models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec, RopeSpec
+
+KNOWN_FIELDS: dict[type[msgspec.Struct], str] = {
+    DecoderSpec: "architecture vocab_size hidden_size max_position_embeddings layers norm mlp rope has_qkv_bias"
+    " has_o_bias has_tied_embeddings",
+    LayerSpec: "num_q_heads num_kv_heads k_head_dim v_head_dim softmax_scale sliding_window",
+    NormSpec: "kind eps",
+    MLPSpec: "intermediate_size activation is_gated has_bias",
+    RopeSpec: "theta rotary_dim linear_factor llama3",
+}
+"""What the native layers know of a spec. A model that sets anything else runs layer by layer."""
+
+
+_POINTERS = (
+    *("attention_norm", "qkv", "qkv_bias", "o", "o_bias"),
+    *("mlp_norm", "up", "up_bias", "down", "down_bias", "k_cache", "v_cache"),
+)
+_SIZES = ("num_q_heads", "num_kv_heads", "k_head_dim", "v_head_dim", "window", "intermediate_size")
+_STEP_POINTERS = (
+    *("x", "normed", "qkv", "attended", "up", "activated", "cos", "sin"),
+    *("slot_mapping", "block_tables", "cu_seqlens_q", "seq_lens"),
+)
+_STEP_SIZES = ("num_tokens", "num_seqs", "max_blocks", "block_size", "hidden_size", "half")
+
+
+class _Layer(ctypes.Structure):
+    """src/layers.c: Layer."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, ctypes.c_int64) for name in _SIZES),
+        ("softmax_scale", ctypes.c_float),
+    )
+
+
+class _Step(ctypes.Structure):
+    """src/layers.c: Step."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in _STEP_POINTERS),
+        *((name, ctypes.c_int64) for name in _STEP_SIZES),
+        ("eps", ctypes.c_float),
+        *((name, ctypes.c_int32) for name in ("dtype", "activation", "is_gated", "num_threads")),
+    )
+
+
+def can_run(spec: DecoderSpec) -> bool:
+    """Whether the native layers compute this model: RMSNorm, a native activation, nothing that they do not know."""
+    structs = (spec, *spec.layers, spec.norm, spec.mlp, *([spec.rope] if spec.rope else []))
+    is_known = all(_sets_known_fields_only(struct) for struct in structs)
+    return is_known and spec.norm.kind is NormKind.RMS and spec.mlp.activation in ACTIVATIONS
+
+
+def _sets_known_fields_only(struct: msgspec.Struct) -> bool:
+    known = KNOWN_FIELDS[type(struct)].split()
+    return all(
+        field.name in known or (field.required is False and getattr(struct, field.name) == field.default)
+        for field in msgspec.structs.fields(struct)
+    )
+
+
+class NativeLayers:
+    """The layers of one model.
+
+    Args:
+        spec: `can_run` it.
+        parameters: every name of spec.parameter_shapes(), contiguous, in one dtype of the kernels', on the CPU.
+        num_threads: that share the work.
+
+    Raises:
+        ValueError: a parameter is not what it should be.
+    """
+
+    def __init__(self, spec: DecoderSpec, parameters: Mapping[str, Tensor], num_threads: int) -> None:
+        self._run = native_library().hc_layers
+        self._dtype = parameters["embed.weight"].dtype
+        self._spec = spec
+        self._kept = [t for name, t in parameters.items() if name.startswith("layers.")]
+        _check_parameters(spec, parameters, self._dtype)
+        self._layers = (_Layer * spec.num_layers)(
+            *(_describe(spec, layer_idx, parameters) for layer_idx in range(spec.num_layers))
+        )
+        self._step = _Step(
+            hidden_size=spec.hidden_size,
+            half=spec.rope.rotary_dim // 2 if spec.rope else 0,
+            eps=spec.norm.eps,
+            dtype=DTYPES[self._dtype],
+            activation=ACTIVATIONS[spec.mlp.activation],
+            is_gated=spec.mlp.is_gated,
+            num_threads=num_threads,
+        )
+        self._widths = _scratch_widths(spec)
+        self._caches: tuple[Tensor, ...] = ()
+
+    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, paged: PagedStep) -> Tensor:
+        """Run all layers. Side effects: x is changed, the KV of the step's tokens is in the cache.
+
+        Args:
+            x: [num_tokens, hidden_size].
+            angles: cos and sin, each [num_tokens, rotary_dim / 2] float32.
+            paged: where the cache is.
+
+        Returns:
+            x.
+
+        Raises:
+            MemoryError: no room for scratch.
+            ValueError: shapes, dtypes or strides do not fit.
+        """
+        num_tokens = x.shape[0]
+        self._check_step(x, angles, paged)
+        self._bind_caches(paged)
+        scratch = [torch.empty(num_tokens, width, dtype=self._dtype) for width in self._widths]
+        step = self._step
+        step.x = x.data_ptr()
+        step.normed, step.qkv, step.attended, step.up, step.activated = (tensor.data_ptr() for tensor in scratch)
+        step.cos, step.sin = (angles[0].data_ptr(), angles[1].data_ptr()) if angles else (None, None)
+        step.slot_mapping, step.block_tables = paged.slot_mapping.data_ptr(), paged.block_tables.data_ptr()
+        step.cu_seqlens_q, step.seq_lens = paged.cu_seqlens_q.data_ptr(), paged.seq_lens.data_ptr()
+        step.num_tokens = num_tokens
+        step.num_seqs, step.max_blocks = paged.block_tables.shape
+        step.block_size = paged.k_caches[0].shape[1]
+        if self._run(self._layers, len(self._layers), ctypes.byref(step)):
+            raise MemoryError(f"no scratch memory for a step of {num_tokens} tokens")
+        return x
+
+    def _bind_caches(self, paged: PagedStep) -> None:
+        """Tell the layers where their caches are, once a storage."""
+        caches = (*paged.k_caches, *paged.v_caches)
+        if len(caches) == len(self._caches) and caches[0] is self._caches[0]:
+            return
+        pairs = zip(paged.k_caches, paged.v_caches, strict=True)
+        for layer, spec, (k, v) in zip(self._layers, self._spec.layers, pairs, strict=True):
+            for name, cache, head_dim in (("k", k, spec.k_head_dim), ("v", v, spec.v_head_dim)):
+                _check(f"{name}_cache", cache, (*k.shape[:2], spec.num_kv_heads, head_dim), self._dtype)
+            layer.k_cache, layer.v_cache = k.data_ptr(), v.data_ptr()
+        self._caches = caches
+
+    def _check_step(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, paged: PagedStep) -> None:
+        num_tokens, (num_seqs, max_blocks) = x.shape[0], paged.block_tables.shape
+        _check("x", x, (num_tokens, self._spec.hidden_size), self._dtype)
+        if (angles is None) != (self._spec.rope is None):
+            raise ValueError("angles: expected for a model with rotary embedding, and for no other")
+        for name, tensor in zip(("cos", "sin"), angles or (), strict=False):
+            _check(name, tensor, (num_tokens, self._step.half), torch.float32)
+        _check("slot_mapping", paged.slot_mapping, (num_tokens,), torch.int64)
+        _check("block_tables", paged.block_tables, (num_seqs, max_blocks), torch.int64)
+        _check("cu_seqlens_q", paged.cu_seqlens_q, (num_seqs + 1,), torch.int64)
+        _check("seq_lens", paged.seq_lens, (num_seqs,), torch.int64)
+
+
+def _describe(spec: DecoderSpec, layer_idx: int, parameters: Mapping[str, Tensor]) -> _Layer:
+    prefix, layer = f"layers.{layer_idx}", spec.layers[layer_idx]
+    result = _Layer(
+        num_q_heads=layer.num_q_heads,
+        num_kv_heads=layer.num_kv_heads,
+        k_head_dim=layer.k_head_dim,
+        v_head_dim=layer.v_head_dim,
+        window=NO_WINDOW if layer.sliding_window is None else layer.sliding_window,
+        intermediate_size=spec.mlp.intermediate_size,
+        softmax_scale=layer.softmax_scale,
+        attention_norm=parameters[f"{prefix}.attention_norm.weight"].data_ptr(),
+        mlp_norm=parameters[f"{prefix}.mlp_norm.weight"].data_ptr(),
+    )
+    names = {"qkv": "qkv", "o": "o", "up": "gate_up" if spec.mlp.is_gated else "up", "down": "down"}
+    for field, name in names.items():
+        bias = parameters.get(f"{prefix}.{name}.bias")
+        setattr(result, field, parameters[f"{prefix}.{name}.weight"].data_ptr())
+        setattr(result, f"{field}_bias", None if bias is None else bias.data_ptr())
+    return result
+
+
+def _scratch_widths(spec: DecoderSpec) -> tuple[int, int, int, int, int]:
+    """Columns of normed, qkv, attended, up and activated."""
+    return (
+        spec.hidden_size,
+        max(layer.q_width + layer.k_width + layer.v_width for layer in spec.layers),
+        max(layer.o_width for layer in spec.layers),
+        spec.mlp.intermediate_size * (2 if spec.mlp.is_gated else 1),
+        spec.mlp.intermediate_size,
+    )
+
+
+def _check_parameters(spec: DecoderSpec, parameters: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    for name, shape in spec.parameter_shapes().items():
+        _check(name, parameters[name], shape, dtype)
+
+
+def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """A contiguous tensor of this shape and dtype on the CPU."""
+    if tensor.shape != shape or tensor.dtype is not dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
+        given = f"{tensor.dtype} {list(tensor.shape)} with strides {list(tensor.stride())} on {tensor.device}"
+        raise ValueError(f"{name}: expected contiguous {dtype} {list(shape)}, got {given}")

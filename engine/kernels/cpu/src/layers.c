@@ -1,0 +1,68 @@
+/* All layers of a decoder in one call: the kernels one after the other, as engine/models/decoder.py calls them.
+ *
+ * At one token a step, a layer's ten calls from Python take as long as a third of its arithmetic. The results are
+ * those of the separate calls, bit by bit.
+ */
+#include "kernels.h"
+
+/* What a layer is, fixed when the model is loaded. engine/kernels/cpu/layers.py has the same members in the same order. */
+typedef struct {
+    const void *attention_norm, *qkv, *qkv_bias, *o, *o_bias; /* weights and biases; a bias may be NULL */
+    const void *mlp_norm, *up, *up_bias, *down, *down_bias;
+    void *k_cache, *v_cache;
+    int64_t num_q_heads, num_kv_heads, k_head_dim, v_head_dim, window, intermediate_size;
+    float softmax_scale;
+} Layer;
+
+/* What all layers of a step share. */
+typedef struct {
+    void *x; /* [num_tokens, hidden_size], the residual stream: changed in place */
+    void *normed, *qkv, *attended, *up, *activated; /* scratch: as wide as the widest layer needs, num_tokens high */
+    const float *cos, *sin; /* [num_tokens, half], or NULL without rotary embedding */
+    const int64_t *slot_mapping, *block_tables, *cu_seqlens_q, *seq_lens;
+    int64_t num_tokens, num_seqs, max_blocks, block_size, hidden_size, half;
+    float eps;
+    int32_t dtype, activation, is_gated, num_threads;
+} Step;
+
+static int attention_half(const Layer *l, const Step *s) {
+    int64_t q_width = l->num_q_heads * l->k_head_dim, k_width = l->num_kv_heads * l->k_head_dim;
+    int64_t v_width = l->num_kv_heads * l->v_head_dim, width = q_width + k_width + v_width;
+    int64_t size = size_of(s->dtype);
+    hc_rms_norm(s->dtype, s->x, l->attention_norm, s->normed, s->num_tokens, s->hidden_size, s->hidden_size, s->eps,
+                s->num_threads);
+    int failed = hc_linear(s->dtype, s->normed, l->qkv, l->qkv_bias, NULL, s->qkv, s->num_tokens, width,
+                           s->hidden_size, s->num_threads);
+    if (s->cos)
+        hc_apply_rope(s->dtype, s->qkv, s->cos, s->sin, s->num_tokens, l->num_q_heads + l->num_kv_heads, l->k_head_dim,
+                      s->half, width, s->num_threads);
+    char *k = (char *)s->qkv + q_width * size, *v = k + k_width * size;
+    hc_store_rows(k, l->k_cache, s->slot_mapping, s->num_tokens, k_width * size, width * size, s->num_threads);
+    hc_store_rows(v, l->v_cache, s->slot_mapping, s->num_tokens, v_width * size, width * size, s->num_threads);
+    failed |= hc_paged_attention(s->dtype, s->qkv, l->k_cache, l->v_cache, s->attended, s->block_tables,
+                                 s->cu_seqlens_q, s->seq_lens, width, s->num_seqs, s->max_blocks, s->block_size,
+                                 l->num_q_heads, l->num_kv_heads, l->k_head_dim, l->v_head_dim, l->window,
+                                 l->softmax_scale, s->num_threads);
+    return failed | hc_linear(s->dtype, s->attended, l->o, l->o_bias, s->x, s->x, s->num_tokens, s->hidden_size,
+                              l->num_q_heads * l->v_head_dim, s->num_threads);
+}
+
+static int mlp_half(const Layer *l, const Step *s) {
+    int64_t up_width = l->intermediate_size * (s->is_gated ? 2 : 1);
+    hc_rms_norm(s->dtype, s->x, l->mlp_norm, s->normed, s->num_tokens, s->hidden_size, s->hidden_size, s->eps,
+                s->num_threads);
+    int failed = hc_linear(s->dtype, s->normed, l->up, l->up_bias, NULL, s->up, s->num_tokens, up_width,
+                           s->hidden_size, s->num_threads);
+    hc_activate(s->dtype, s->up, s->activated, s->num_tokens, l->intermediate_size, s->activation, s->is_gated,
+                s->num_threads);
+    return failed | hc_linear(s->dtype, s->activated, l->down, l->down_bias, s->x, s->x, s->num_tokens,
+                              s->hidden_size, l->intermediate_size, s->num_threads);
+}
+
+/* Returns 0, or -1 where there is no memory for scratch. */
+EXPORT int hc_layers(const Layer *layers, int64_t num_layers, const Step *step) {
+    int failed = 0;
+    for (int64_t i = 0; i < num_layers && !failed; i++)
+        failed = attention_half(&layers[i], step) | mlp_half(&layers[i], step);
+    return failed;
+}
