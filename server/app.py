@@ -16,6 +16,7 @@ from server.auth import APIKeyMiddleware, open_paths
 from server.drain import DrainMiddleware
 from server.errors import install_error_handlers
 from server.limits import BodyLimitMiddleware
+from server.openapi import ERRORS, install_openapi
 from server.request_id import RequestIdMiddleware
 from server.routes import chat, completions, health, kv, models, tokenize
 from server.served_model import ServedModel, ServerState
@@ -31,11 +32,12 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
         served: the models by name.
     """
     state = ServerState(http, served, created_s=int(time.time()))
-    app = FastAPI(title="headcount", version=version("headcount"), lifespan=_lifespan, redoc_url=None)
+    app = FastAPI(title="headcount", version=version("headcount"), lifespan=_lifespan, redoc_url=None, responses=ERRORS)
     app.state.server = state
     install_error_handlers(app)
     for module in (completions, chat, models, tokenize, kv, health):
         app.include_router(module.router)
+    install_openapi(app)
     api_key = http.api_key.get_secret_value() if http.api_key else None
     # The last one added is the outermost: every response carries a request id, refused ones too.
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=http.max_body_bytes)

@@ -5,16 +5,17 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from server.errors import invalid_request
+from server.openapi import CHAT_COMPLETIONS
 from server.protocol.chat import ChatBody, ChatMessage
 from server.routes.generation import Wanted, build_choices, check_body, send
 from server.sampling import ready_info
 from server.served_model import ServedModel, ServerState
 from server.writers.chat import ChatWriter
 
-router = APIRouter()
+router = APIRouter(tags=["generation"])
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=CHAT_COMPLETIONS)
 async def create_chat_completion(body: ChatBody, http_request: HTTPRequest) -> Response:
     """Answer a conversation."""
     state: ServerState = http_request.app.state.server

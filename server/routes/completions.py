@@ -5,18 +5,19 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from server.errors import invalid_request
+from server.openapi import COMPLETIONS
 from server.protocol.completions import CompletionBody
 from server.routes.generation import Wanted, build_choices, check_body, send
 from server.sampling import ready_info
 from server.served_model import ServedModel, ServerState
 from server.writers.completions import CompletionWriter
 
-router = APIRouter()
+router = APIRouter(tags=["generation"])
 
 DEFAULT_MAX_TOKENS = 16
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=COMPLETIONS)
 async def create_completion(body: CompletionBody, http_request: HTTPRequest) -> Response:
     """Go on with a text, or with several."""
     state: ServerState = http_request.app.state.server

@@ -6,14 +6,15 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from server.errors import invalid_request
+from server.openapi import DETOKENIZE, TOKENIZE
 from server.protocol.tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
 from server.routes.chat import encode_messages
 from server.served_model import ServedModel, ServerState
 
-router = APIRouter()
+router = APIRouter(tags=["tokens"])
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", responses=TOKENIZE)
 async def tokenize(body: TokenizeBody, http_request: HTTPRequest) -> Response:
     """Token ids of a text or of a conversation."""
     state: ServerState = http_request.app.state.server
@@ -30,7 +31,7 @@ async def tokenize(body: TokenizeBody, http_request: HTTPRequest) -> Response:
     )
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", responses=DETOKENIZE)
 async def detokenize(body: DetokenizeBody, http_request: HTTPRequest) -> Response:
     """The text of token ids, special tokens included."""
     state: ServerState = http_request.app.state.server

@@ -114,7 +114,18 @@ async def test_fields_that_ask_for_nothing_are_accepted(server: FakeServer, fiel
 
 NULLABLE = [
     *("max_tokens", "temperature", "top_p", "n", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias"),
-    *("logprobs", "echo", "suffix", "stream", "stream_options", "response_format", "user", "metadata", "store", "top_k"),
+    *(
+        "logprobs",
+        "echo",
+        "suffix",
+        "stream",
+        "stream_options",
+        "response_format",
+        "user",
+        "metadata",
+        "store",
+        "top_k",
+    ),
     *("service_tier", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "priority"),
     *("include_stop_str_in_output", "skip_special_tokens", "add_special_tokens", "prompt_logprobs", "return_token_ids"),
     *("truncate_prompt_tokens", "bad_words", "allowed_token_ids", "cache_salt", "structured_outputs", "kv_receipt"),
@@ -151,7 +162,9 @@ async def test_what_is_not_supported_is_refused_by_name(server: FakeServer, fiel
     assert field in error["message"]
 
 
-@pytest.mark.parametrize("field", ["temprature", "messages", "guided_json", "chat_template", "prompt_embeds", "\x1b[2J"])
+@pytest.mark.parametrize(
+    "field", ["temprature", "messages", "guided_json", "chat_template", "prompt_embeds", "\x1b[2J"]
+)
 @pytest.mark.parametrize("value", [1, None])
 async def test_what_is_unknown_is_refused_even_as_null(server: FakeServer, field: str, value: Any) -> None:
     error = await refuse(server, **{field: value})
