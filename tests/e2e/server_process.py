@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,13 +69,17 @@ class ServerProcess:
         entries = self.get("/v1/kv").json()["models"]
         return next(entry for entry in entries if model in (None, entry["model"]))
 
-    def wait_idle(self, timeout_s: float = 10) -> dict[str, Any]:
-        """/v1/kv once no block is in use."""
+    def wait_until(self, holds: Callable[[dict[str, Any]], bool], timeout_s: float = 10) -> dict[str, Any]:
+        """/v1/kv once `holds` is true of it; the engine's snapshots come every tenth of a second."""
         deadline_s = time.monotonic() + timeout_s
-        while (entry := self.kv())["blocks"]["used"]:
-            assert time.monotonic() < deadline_s, f"blocks stay in use: {entry['blocks']}"
+        while not holds(entry := self.kv()):
+            assert time.monotonic() < deadline_s, f"it never came to that: {entry['blocks']}"
             time.sleep(0.05)
         return entry
+
+    def wait_idle(self, timeout_s: float = 10) -> dict[str, Any]:
+        """/v1/kv once no block is in use."""
+        return self.wait_until(lambda entry: entry["blocks"]["used"] == 0, timeout_s)
 
     def engine_pids(self) -> list[int]:
         """Processes that the server has started."""

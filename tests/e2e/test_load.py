@@ -34,7 +34,7 @@ def test_a_disconnect_frees_the_blocks_at_once(demo_server: ServerProcess) -> No
     body = {"model": "demo", "prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{demo_server.url}/v1/completions", json=body, timeout=60) as response:
         next(response.iter_lines())
-        assert demo_server.kv()["blocks"]["used"] > 0
+        demo_server.wait_until(lambda entry: entry["blocks"]["used"] > 0)
     # One engine step, and the next snapshot of its state: far less than the minutes that 4,000 tokens take.
     demo_server.wait_idle(timeout_s=3)
 
