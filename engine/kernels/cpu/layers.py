@@ -63,7 +63,7 @@ def can_run(spec: DecoderSpec) -> bool:
 
 
 def _sets_known_fields_only(struct: msgspec.Struct) -> bool:
-    known = KNOWN_FIELDS[type(struct)].split()
+    known = next(fields for kind, fields in KNOWN_FIELDS.items() if isinstance(struct, kind)).split()
     return all(
         field.name in known or (field.required is False and getattr(struct, field.name) == field.default)
         for field in msgspec.structs.fields(struct)

@@ -1,6 +1,7 @@
 """The native kernels, or a skip that says why there are none."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,8 @@ def _poisoned_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every torch.empty in these tests comes filled with NaN: what a kernel leaves unwritten shows."""
     empty = torch.empty
 
-    def poisoned(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-        return empty(*shape, dtype=dtype).fill_(torch.nan)
+    def poisoned(*shape: Any, **options: Any) -> torch.Tensor:
+        tensor = empty(*shape, **options)
+        return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor
 
     monkeypatch.setattr(torch, "empty", poisoned)

@@ -1,0 +1,151 @@
+"""All layers in one call: bit by bit what the kernels give one after the other, and close to the reference."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor
+
+from engine.attention.base import AttentionBackend
+from engine.attention.cpu import CpuBackend
+from engine.attention.reference import ReferenceBackend
+from engine.batch import build_batch
+from engine.kernels import cpu, reference
+from engine.kernels.base import Kernels
+from engine.kernels.cpu.layers import can_run
+from engine.models.decoder import Decoder
+from engine.models.spec import (
+    Activation,
+    DecoderSpec,
+    LayerSpec,
+    MLPSpec,
+    NormKind,
+    NormSpec,
+    RopeSpec,
+)
+from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
+from kvcache.storage import KVStorage
+from tests.engine.kernels.rounding import DTYPES
+
+BLOCK_SIZE = 4
+Native = Callable[[torch.dtype], cpu.CpuKernels]
+
+
+class LayerByLayer(cpu.CpuKernels):
+    """The native kernels, called from Python."""
+
+    def compile_layers(self, spec: DecoderSpec, parameters: Mapping[str, Tensor]) -> None:
+        return None
+
+
+def make_spec(**changes: Any) -> DecoderSpec:
+    """Two layers of different attention, every bias."""
+    layers = (LayerSpec(6, 2, 16, 16, 0.25), LayerSpec(4, 1, 16, 24, 0.25, sliding_window=5))
+    spec = DecoderSpec(
+        architecture="Test",
+        vocab_size=50,
+        hidden_size=40,
+        max_position_embeddings=64,
+        layers=layers,
+        norm=NormSpec(NormKind.RMS, 1e-5),
+        mlp=MLPSpec(56, Activation.SILU, is_gated=True, has_bias=True),
+        rope=RopeSpec(theta=100.0, rotary_dim=16),
+        has_qkv_bias=True,
+        has_o_bias=True,
+        has_tied_embeddings=True,
+    )
+    return msgspec.structs.replace(spec, **changes)
+
+
+def make_parameters(spec: DecoderSpec, dtype: torch.dtype) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return {name: (0.3 * torch.randn(shape)).to(dtype) for name, shape in spec.parameter_shapes().items()}
+
+
+def hidden_states(
+    spec: DecoderSpec, parameters: dict[str, Tensor], kernels: Kernels, backend: type[AttentionBackend]
+) -> Tensor:
+    """Two steps: a ragged prefill, then one token of each with a new prompt beside them."""
+    dtype, device = parameters["embed.weight"].dtype, torch.device("cpu")
+    storage = KVStorage(spec.kv_geometry(dtype.itemsize, BLOCK_SIZE), 40, dtype, device)
+    decoder, attention = Decoder(spec, parameters, 64, kernels), backend(spec, storage)
+    prompts = [[i % 50 for i in range(length)] for length in (17, 1, 6)]
+    requests = [
+        Request(request_id=str(i), prompt_token_ids=[*ids, 7], sampling_params=SamplingParams())
+        for i, ids in enumerate([*prompts, [3] * 11])
+    ]
+    tables = [list(range(start, start + 10)) for start in (30, 0, 20, 10)]
+    first = [ScheduledRequest(requests[i], 0, len(ids), tables[i]) for i, ids in enumerate(prompts)]
+    second = [ScheduledRequest(requests[i], len(ids), 1, tables[i]) for i, ids in enumerate(prompts)]
+    second.append(ScheduledRequest(requests[3], 0, 12, tables[3]))
+    results = []
+    for items in (first, second):
+        batch = build_batch(ScheduledBatch(items), BLOCK_SIZE, device)
+        attention.plan(batch)
+        results.append(decoder(batch.input_ids, batch.positions, attention))
+    return torch.cat(results)
+
+
+SPECS = {
+    "all": {},
+    "no-rope": {"rope": None},
+    "partial-rope": {"rope": RopeSpec(theta=100.0, rotary_dim=8)},
+    "plain-mlp": {"mlp": MLPSpec(56, Activation.RELU, is_gated=False, has_bias=False)},
+    "no-biases": {"has_qkv_bias": False, "has_o_bias": False},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SPECS)
+def test_equals_the_kernels_one_by_one(name: str, dtype: torch.dtype, native: Native) -> None:
+    spec = make_spec(**SPECS[name])
+    parameters = make_parameters(spec, dtype)
+    together = hidden_states(spec, parameters, native(dtype), CpuBackend)
+    assert can_run(spec)
+    assert torch.equal(together, hidden_states(spec, parameters, LayerByLayer(dtype), CpuBackend))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_is_close_to_the_reference(name: str, native: Native) -> None:
+    spec = make_spec(**SPECS[name])
+    parameters = make_parameters(spec, torch.float32)
+    out = hidden_states(spec, parameters, native(torch.float32), CpuBackend)
+    exact = hidden_states(
+        spec, {name: value.double() for name, value in parameters.items()}, reference, ReferenceBackend
+    )
+    torch.testing.assert_close(out.double(), exact, atol=2e-5, rtol=2e-5)
+
+
+def test_what_the_native_layers_do_not_know_runs_layer_by_layer() -> None:
+    class NewLayerSpec(LayerSpec, frozen=True):
+        soft_cap: float | None = None
+
+    class NewNormSpec(NormSpec, frozen=True):
+        offset: float = 0.0
+
+    assert can_run(make_spec())
+    assert not can_run(make_spec(norm=NormSpec(NormKind.LAYER, 1e-5)))
+    assert not can_run(make_spec(mlp=MLPSpec(56, Activation.GELU, is_gated=True, has_bias=True)))
+    assert can_run(make_spec(norm=NewNormSpec(NormKind.RMS, 1e-5)))
+    assert not can_run(make_spec(norm=NewNormSpec(NormKind.RMS, 1e-5, offset=1.0)))
+    assert can_run(make_spec(layers=(NewLayerSpec(4, 2, 16, 16, 1.0),)))
+    assert not can_run(make_spec(layers=(NewLayerSpec(4, 2, 16, 16, 1.0, soft_cap=30.0),)))
+
+
+def test_what_does_not_fit_is_refused(native: Native) -> None:
+    kernels, spec = native(torch.float32), make_spec()
+    parameters = make_parameters(spec, torch.float32)
+    with pytest.raises(ValueError, match=r"layers\.0\.o\.weight: expected contiguous torch\.float32"):
+        kernels.compile_layers(spec, {**parameters, "layers.0.o.weight": torch.zeros(40, 97)})
+    with pytest.raises(ValueError, match=r"layers\.1\.qkv\.bias"):
+        kernels.compile_layers(spec, {**parameters, "layers.1.qkv.bias": torch.zeros(152, dtype=torch.float64)})
+
+
+def test_a_backend_that_has_not_planned_says_so(native: Native) -> None:
+    native(torch.float32)
+    spec = make_spec()
+    storage = KVStorage(spec.kv_geometry(4, BLOCK_SIZE), 2, torch.float32, torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="before it planned"):
+        _ = CpuBackend(spec, storage).step
