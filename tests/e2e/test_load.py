@@ -33,7 +33,8 @@ def test_64_streams_a_quarter_of_which_disconnect(demo_server: ServerProcess) ->
 def test_a_disconnect_frees_the_blocks_at_once(demo_server: ServerProcess) -> None:
     body = {"model": "demo", "prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{demo_server.url}/v1/completions", json=body, timeout=60) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # kept: a generator that is dropped closes the response
+        next(lines)
         demo_server.wait_until(lambda entry: entry["blocks"]["used"] > 0)
     # One engine step, and the next snapshot of its state: far less than the minutes that 4,000 tokens take.
     demo_server.wait_idle(timeout_s=3)
