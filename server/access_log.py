@@ -10,7 +10,7 @@ from server.errors import MAX_ECHO_CHARS, printable
 logger = logging.getLogger("headcount.access")
 
 PROBES = frozenset({"/health", "/ready", "/metrics"})
-"""Machines ask for these every few seconds: told only at level DEBUG where all is well."""
+"""Machines ask for these every few seconds: told only at level DEBUG. What they find wrong has log lines of its own."""
 CLIENT_CLOSED_REQUEST = 499
 """Told where the client left before its response was complete."""
 
@@ -36,7 +36,7 @@ class AccessLogMiddleware:
             await self._app(scope, exchange.receive, exchange.send)
         finally:
             duration_ms = (time.perf_counter() - start_s) * 1000
-            level = logging.DEBUG if scope["path"] in PROBES and exchange.status == 200 else logging.INFO
+            level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
             path, request_id = printable(scope["path"][:MAX_ECHO_CHARS]), scope["state"]["request_id"]
             line = "%s %s %d %.1f ms %s"
             logger.log(level, line, scope["method"], path, exchange.status, duration_ms, request_id)

@@ -26,7 +26,7 @@ SAME_SIGNAL_S = 1.0
 
 
 def serve(http: HTTPSettings, models: dict[str, ServedModel]) -> int:
-    """Serve until SIGTERM or SIGINT; a second one ends at once.
+    """Serve until SIGTERM or SIGINT; a second one ends running requests too, a third one waits for nothing.
 
     Args:
         http: where to listen, and limits.
@@ -93,21 +93,30 @@ class DrainingServer(uvicorn.Server):
         self.exit_code = 0
         self._state = state
         self._drain: asyncio.Task[None] | None = None
-        self._signal_time_s: float | None = None
+        self._signal_times_s: list[float] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain. Second: end now.
+        """First signal: drain. Second: running requests end now, each with an error. Third: the process ends.
 
         One that follows at once is the same one: a signal to a process group comes a second time from `make`.
         """
         now_s = time.monotonic()
-        if self._signal_time_s is None:
-            logger.info("%s: no new requests; running ones may finish", signal.Signals(sig).name)
+        if self._signal_times_s and now_s - self._signal_times_s[-1] < SAME_SIGNAL_S:
+            return
+        self._signal_times_s.append(now_s)
+        name = signal.Signals(sig).name
+        if len(self._signal_times_s) == 1:
+            logger.info("%s: no new requests; running ones may finish", name)
             self._state.is_draining = True
-            self._signal_time_s = now_s
-        elif now_s - self._signal_time_s > SAME_SIGNAL_S:
+        elif len(self._signal_times_s) == 2:
+            logger.info("%s again: running requests end now", name)
+        else:
             self.force_exit = True
             self.should_exit = True
+
+    @property
+    def _is_in_a_hurry(self) -> bool:
+        return len(self._signal_times_s) > 1
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second: whether to end."""
@@ -122,8 +131,8 @@ class DrainingServer(uvicorn.Server):
 
     async def _end_after_drain(self) -> None:
         """Wait for the open requests, at most drain_timeout_s, then tell uvicorn to end."""
-        deadline_s = asyncio.get_running_loop().time() + self._state.http.drain_timeout_s
-        while self._state.num_open_requests and asyncio.get_running_loop().time() < deadline_s:
+        deadline_s = time.monotonic() + self._state.http.drain_timeout_s
+        while self._state.num_open_requests and not self._is_in_a_hurry and time.monotonic() < deadline_s:
             await asyncio.sleep(DRAIN_POLL_S)
         if self._state.num_open_requests:
             logger.warning("%d requests were still running: they are cut off", self._state.num_open_requests)

@@ -84,7 +84,8 @@ class FakeEngine(FakeClient):
 
     async def start(self) -> None: ...
 
-    async def shutdown(self) -> None: ...
+    async def shutdown(self) -> None:
+        self.send_all(finish_reason=FinishReason.ABORT, error="the server is shutting down", is_engine_lost=True)
 
     async def wait_ready(self) -> Any:
         return self.info

@@ -45,13 +45,16 @@ async def test_refusals_have_one_too(tmp_path: Path, lines: Any) -> None:
     assert lines()[1].startswith(r"GET /nothing\nforged\x1b[2J 404 ")
 
 
-async def test_probes_are_told_only_where_something_is_wrong(tmp_path: Path, lines: Any) -> None:
+async def test_probes_do_not_fill_the_log(tmp_path: Path, lines: Any, caplog: pytest.LogCaptureFixture) -> None:
     server = FakeServer(tmp_path)
     async with connect(server.app) as client:
         for path in ("/health", "/ready", "/metrics"):
             assert (await client.get(path)).status_code == 200
         assert lines() == []
         server.state.is_draining = True
+        await client.get("/ready")
+        assert lines() == []
+        caplog.set_level(logging.DEBUG, "headcount.access")
         await client.get("/ready")
     assert [line.split(" ")[:3] for line in lines()] == [["GET", "/ready", "503"]]
 

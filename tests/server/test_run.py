@@ -99,21 +99,35 @@ class Running:
 
 
 def test_the_first_signal_lets_requests_finish_and_the_second_does_not_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(run, "SAME_SIGNAL_S", 0.2)
+    caplog.set_level(logging.INFO)
     fake = FakeServer(tmp_path, is_manual=True)
-    with Running(fake) as running:
-        with httpx.stream("POST", f"{running.url}/v1/chat/completions", json=chat_body(), timeout=10) as response:
-            chunks = response.iter_raw()  # held: letting go of it closes the connection
-            next(chunks)
-            for _ in range(2):  # at once: `make` forwards the terminal's
-                running.server.handle_exit(signal.SIGINT, None)
-            assert not running.ends_within(0.4)
-            assert fake.engine.num_open == 1
+    with (
+        Running(fake) as running,
+        httpx.stream("POST", f"{running.url}/v1/chat/completions", json=chat_body(), timeout=10) as response,
+    ):
+        chunks = response.iter_text()  # held: letting go of it closes the connection
+        first = next(chunks)
+        for _ in range(2):  # at once: `make` forwards the terminal's
             running.server.handle_exit(signal.SIGINT, None)
-            assert running.ends_within(5)
-        assert fake.engine.num_open == 0, "its request went with it"
+        assert not running.ends_within(0.4)
+        assert fake.engine.num_open == 1
+        running.server.handle_exit(signal.SIGINT, None)
+        assert events(first + "".join(chunks))[-1]["error"]["code"] == "draining"
+        assert running.ends_within(5)
+    assert "Traceback" not in caplog.text
+
+
+def test_the_third_signal_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SAME_SIGNAL_S", 0.0)
+    fake = FakeServer(tmp_path)
+    server = DrainingServer(uvicorn.Config(fake.app), fake.state)
+    for is_forced in (False, False, True):
+        server.handle_exit(signal.SIGINT, None)
+        assert server.force_exit == is_forced
+    assert server.should_exit
 
 
 def chat_body() -> dict[str, Any]:
