@@ -21,6 +21,9 @@ from server.writers.base import Writer
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
+LINE_BREAKS = [(char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\x85\u2028\u2029"]
+"""Characters that JSON allows as they are, but at which many clients end a line, as Python's splitlines does."""
+
 CLIENT_CLOSED_REQUEST = 499
 """For the log alone: nobody is there to read it."""
 
@@ -151,4 +154,7 @@ def _frame(writer: Writer, answer: Answer, options: StreamOptions) -> bytes:
 
 
 def _data(content: object) -> bytes:
-    return b"data: " + msgspec.json.encode(content) + b"\n\n"
+    data = msgspec.json.encode(content)
+    for char, escaped in LINE_BREAKS:
+        data = data.replace(char, escaped)
+    return b"data: " + data + b"\n\n"

@@ -171,6 +171,15 @@ async def test_no_chunk_holds_half_a_character(tmp_path: Path) -> None:
     assert not any("\ufffd" in text for text in texts)
 
 
+async def test_nothing_in_a_text_ends_a_line(tmp_path: Path) -> None:
+    text = "a" + "".join(map(chr, [*range(32), 0x7F, 0x85, 0x2028, 0x2029])) + "é€z"
+    server = FakeServer(tmp_path, say(text))
+    async with connect(server.app) as client:
+        response = await client.post(COMPLETIONS, json={**ROUTES[COMPLETIONS], "stream": True})
+    assert response.text.splitlines() == response.text.split("\n")[:-1]
+    assert joined(events(response.text))[0]["text"] == text
+
+
 class Connection:
     """A client of the application, message by message, that can leave."""
 
