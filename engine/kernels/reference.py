@@ -1,4 +1,4 @@
-"""Every kernel in plain PyTorch: what the CPU runs, and what faster kernels are tested against.
+"""Every kernel in plain PyTorch: what runs where nothing faster does, and what faster kernels are tested against.
 
 Half-precision inputs are widened to float32 inside a kernel wherever a sum is taken, and rounded once at the end.
 """
