@@ -17,6 +17,7 @@ from engine.core import EngineCore
 from engine.dtypes import DTYPE_BYTES
 from engine.errors import ModelLoadError
 from engine.info import EngineInfo
+from engine.kernels.select import select_kernels
 from engine.models.decoder import Decoder
 from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
 from engine.runner import Runner
@@ -67,7 +68,8 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     checkpoint = read_checkpoint(folder)
     placement = _place(checkpoint, settings.model_settings, device)
     parameters = _load_parameters(checkpoint, placement)
-    decoder = Decoder(checkpoint.spec, parameters, placement.max_model_len)
+    kernels = select_kernels(device, placement.dtype, settings.model_settings.attention_backend)
+    decoder = Decoder(checkpoint.spec, parameters, placement.max_model_len, kernels)
     phases.end("weights")
     geometry = checkpoint.spec.kv_geometry(DTYPE_BYTES[placement.dtype_name], settings.cache.block_size)
     num_blocks = memory.kv_pool_blocks(settings.cache, geometry, placement.max_model_len, device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.batch import BatchTensors
+from engine.kernels.base import PagedStep
 from engine.models.spec import DecoderSpec
 from kvcache.storage import KVStorage
 
@@ -24,6 +25,11 @@ class AttentionBackend(Protocol):
 
     def plan(self, batch: BatchTensors) -> None:
         """Prepare what every layer of this step shares."""
+        ...
+
+    @property
+    def paged_step(self) -> PagedStep | None:
+        """The cache and the planned step's tables, for kernels that run all layers at once; None: layer by layer."""
         ...
 
     def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

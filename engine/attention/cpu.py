@@ -37,8 +37,8 @@ class CpuBackend:
         self._seq_lens = torch.tensor(batch.seq_lens_list, dtype=torch.int64)
 
     @property
-    def step(self) -> PagedStep:
-        """The cache and the planned step's tables, for kernels that run all layers at once.
+    def paged_step(self) -> PagedStep:
+        """See AttentionBackend.paged_step.
 
         Raises:
             RuntimeError: no step is planned.

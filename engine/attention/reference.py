@@ -59,6 +59,11 @@ class ReferenceBackend:
             for window in windows
         }
 
+    @property
+    def paged_step(self) -> None:
+        """It runs layer by layer."""
+        return None
+
     def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See AttentionBackend.forward."""
         layer = self._spec.layers[layer_idx]

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend
-from engine.attention.cpu import CpuBackend
 from engine.kernels.base import Kernels
 from engine.kernels.select import select_kernels
 from engine.layers.linear import Linear
@@ -88,8 +87,8 @@ class Decoder:
         if self._position_embed is not None:
             x = x + F.embedding(positions, self._position_embed)
         angles = self._rotary.lookup(positions) if self._rotary else None
-        if self._native_layers is not None and isinstance(attention, CpuBackend):
-            return self._native_layers(x, angles, attention.step)
+        if self._native_layers is not None and (paged_step := attention.paged_step) is not None:
+            return self._native_layers(x, angles, paged_step)
         for layer in self._layers:
             x = layer(x, angles, attention)
         return x

@@ -148,4 +148,4 @@ def test_a_backend_that_has_not_planned_says_so(native: Native) -> None:
     spec = make_spec()
     storage = KVStorage(spec.kv_geometry(4, BLOCK_SIZE), 2, torch.float32, torch.device("cpu"))
     with pytest.raises(RuntimeError, match="before it planned"):
-        _ = CpuBackend(spec, storage).step
+        _ = CpuBackend(spec, storage).paged_step
