@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.request import ScheduledBatch
+from engine.request import ScheduledBatch, ScheduledRequest
 
 
 class BatchTensors(NamedTuple):
@@ -18,6 +18,7 @@ class BatchTensors(NamedTuple):
 
     Attributes:
         input_ids: [num_tokens] int64.
+        previous_ids: [num_tokens] int64, the token before each; 0 where there is none.
         positions: [num_tokens] int64, place of each token in its sequence.
         slot_mapping: [num_tokens] int64, where each token's KV is written.
         block_tables: [num_seqs, max_blocks] int64, padded with 0.
@@ -27,6 +28,7 @@ class BatchTensors(NamedTuple):
     """
 
     input_ids: Tensor
+    previous_ids: Tensor
     positions: Tensor
     slot_mapping: Tensor
     block_tables: Tensor
@@ -40,14 +42,18 @@ def build_batch(batch: ScheduledBatch, block_size: int, device: torch.device) ->
     items = batch.scheduled
     query_lens = [item.num_scheduled_tokens for item in items]
     context_lens = np.array([item.num_computed_tokens for item in items], dtype=np.int64)
-    input_ids = [i for item in items for i in item.request.token_ids(item.num_computed_tokens, item.seq_len)]
     cu_seqlens_q = np.concatenate(([0], np.cumsum(query_lens, dtype=np.int64)))
+    tokens = [i for item in items for i in item.request.token_ids(item.num_computed_tokens, item.seq_len)]
+    input_ids = np.array(tokens, dtype=np.int64)
+    previous_ids = np.roll(input_ids, 1)
+    previous_ids[cu_seqlens_q[:-1]] = [_token_before(item) for item in items]
     seq_of_token = np.repeat(np.arange(len(items)), query_lens)
     positions = np.arange(cu_seqlens_q[-1]) - cu_seqlens_q[seq_of_token] + context_lens[seq_of_token]
     block_tables = _padded([item.block_table for item in items])
     slots = block_tables[seq_of_token, positions // block_size] * block_size + positions % block_size
     return BatchTensors(
-        input_ids=torch.tensor(input_ids, device=device),
+        input_ids=torch.from_numpy(input_ids).to(device),
+        previous_ids=torch.from_numpy(previous_ids).to(device),
         positions=torch.from_numpy(positions).to(device),
         slot_mapping=torch.from_numpy(slots).to(device),
         block_tables=torch.from_numpy(block_tables).to(device),
@@ -55,6 +61,11 @@ def build_batch(batch: ScheduledBatch, block_size: int, device: torch.device) ->
         query_lens=query_lens,
         seq_lens_list=[item.seq_len for item in items],
     )
+
+
+def _token_before(item: ScheduledRequest) -> int:
+    place = item.num_computed_tokens
+    return item.request.token_ids(place - 1, place)[0] if place else 0
 
 
 def _padded(rows: list[list[int]]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:

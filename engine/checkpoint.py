@@ -7,9 +7,9 @@ from checkpoints.headers import TensorHeader, read_config, read_generation_confi
 from configs.model import ModelSettings
 from engine.dtypes import resolve_dtype
 from engine.errors import ModelLoadError
-from engine.models.family import Family
-from engine.models.registry import find_family
+from engine.models.registry import find_family, load_spec
 from engine.models.spec import DecoderSpec
+from engine.models.tensor_names import TensorNames
 
 
 class Checkpoint(NamedTuple):
@@ -18,8 +18,8 @@ class Checkpoint(NamedTuple):
     config: dict[str, Any]
     generation_config: dict[str, Any]
     headers: dict[str, TensorHeader]
-    family: Family
     spec: DecoderSpec
+    tensor_names: TensorNames
 
     @property
     def eos_token_ids(self) -> list[int]:
@@ -59,6 +59,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         checkpoints.errors.CheckpointError: a file is missing, unreadable or corrupt.
     """
     config = read_config(folder)
-    family = find_family(config)
-    spec = family.build_spec(config)
-    return Checkpoint(config, read_generation_config(folder), read_headers(folder), family, spec)
+    spec = load_spec(config)
+    names = find_family(config).names(config)
+    return Checkpoint(config, read_generation_config(folder), read_headers(folder), spec, names)

@@ -19,6 +19,7 @@ from engine.errors import ModelLoadError
 from engine.info import EngineInfo
 from engine.kernels.select import select_kernels
 from engine.models.decoder import Decoder
+from engine.models.tensor_names import build_weight_map
 from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
 from engine.runner import Runner
 from engine.scheduler import Scheduler
@@ -124,7 +125,7 @@ def _place(checkpoint: Checkpoint, settings: ModelSettings, device: torch.device
 
 
 def _load_parameters(checkpoint: Checkpoint, placement: Placement) -> dict[str, Tensor]:
-    weight_map = checkpoint.family.build_weight_map(checkpoint.spec)
+    weight_map = build_weight_map(checkpoint.spec, checkpoint.tensor_names)
     return load_parameters(checkpoint.spec, weight_map, checkpoint.headers, placement.dtype, placement.device)
 
 

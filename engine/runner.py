@@ -60,7 +60,7 @@ class Runner:
         """Compute one step. Side effects: the KV of its tokens is in the storage."""
         tensors = build_batch(batch, self._block_size, self._device)
         self.attention.plan(tensors)
-        hidden = self._decoder(tensors.input_ids, tensors.positions, self.attention)
+        hidden = self._decoder(tensors, self.attention)
         token_ids, logprobs = self._sample(batch, hidden[tensors.cu_seqlens_q[1:] - 1])
         starts = tensors.cu_seqlens_q.tolist()
         prompt_logprobs = [

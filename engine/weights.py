@@ -11,8 +11,8 @@ from torch import Tensor
 from checkpoints.headers import TensorHeader
 from engine.dtypes import SAFETENSORS_DTYPES
 from engine.errors import ModelLoadError
-from engine.models.family import WeightMap, WeightSource
 from engine.models.spec import DecoderSpec
+from engine.models.tensor_names import WeightMap, WeightSource
 
 MAX_LISTED = 5
 
@@ -84,9 +84,21 @@ def check_tensors(
 
 
 def _expected_shape(source: WeightSource, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the checkpoint's tensor that fills `source` of a parameter of this shape."""
+    if source.member is not None:
+        shape = shape[1:]
     if source.rows is not None:
         shape = (source.rows[1] - source.rows[0], *shape[1:])
-    return shape[::-1] if source.is_transposed else shape
+    if source.order is not None:
+        dims = list(shape)
+        dims[_row_dim(source, len(shape))] = source.order.num_rows
+        shape = tuple(dims)
+    return (*shape[:-2], shape[-1], shape[-2]) if source.is_transposed else shape
+
+
+def _row_dim(source: WeightSource, num_dims: int) -> int:
+    """Which dimension of a tensor its rows are: the one before the last, but in biases and norms."""
+    return -1 if num_dims == 1 or source.parameter.endswith(".bias") else -2
 
 
 def _by_file(sources: dict[str, WeightSource], headers: dict[str, TensorHeader]) -> dict[Path, list[str]]:
@@ -98,9 +110,15 @@ def _by_file(sources: dict[str, WeightSource], headers: dict[str, TensorHeader])
 
 def _copy(tensor: Tensor, source: WeightSource, parameters: dict[str, Tensor]) -> None:
     target = parameters[source.parameter]
+    if source.member is not None:
+        target = target[source.member]
     if source.rows is not None:
         target = target[slice(*source.rows)]
-    target.copy_(tensor.t() if source.is_transposed else tensor)
+    if source.is_transposed:
+        tensor = tensor.transpose(-1, -2)
+    if source.order is not None:
+        tensor = tensor.index_select(_row_dim(source, tensor.dim()), torch.tensor(source.order.rows))
+    target.copy_(tensor)
 
 
 def _listed(names: set[str]) -> str:

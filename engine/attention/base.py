@@ -32,7 +32,7 @@ class AttentionBackend(Protocol):
         """The cache and the planned step's tables, for kernels that run all layers at once; None: layer by layer."""
         ...
 
-    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         """Store k and v, then attend.
 
         Args:
@@ -40,6 +40,7 @@ class AttentionBackend(Protocol):
             q: [num_tokens, num_q_heads, k_head_dim].
             k: [num_tokens, num_kv_heads, k_head_dim].
             v: [num_tokens, num_kv_heads, v_head_dim].
+            sinks: [num_q_heads], where the layer has them.
 
         Returns:
             [num_tokens, num_q_heads * v_head_dim].

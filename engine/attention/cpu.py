@@ -28,8 +28,14 @@ class CpuBackend:
     def objections(spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> list[str]:
         """See AttentionBackend.objections."""
         widest = max(max(layer.k_head_dim, layer.v_head_dim) for layer in spec.layers)
-        too_wide = [f"head_dim {widest} is over {MAX_HEAD_DIM}"] if widest > MAX_HEAD_DIM else []
-        return too_wide + cpu.objections(device, dtype)
+        reasons = [f"head_dim {widest} is over {MAX_HEAD_DIM}"] if widest > MAX_HEAD_DIM else []
+        features = {
+            "attention soft-cap": any(layer.softcap is not None for layer in spec.layers),
+            "ALiBi": any(layer.alibi_slopes is not None for layer in spec.layers),
+            "attention sinks": any(layer.has_sinks for layer in spec.layers),
+        }
+        reasons += [f"{feature} is not in the native kernels" for feature, is_used in features.items() if is_used]
+        return reasons + cpu.objections(device, dtype)
 
     def plan(self, batch: BatchTensors) -> None:
         """Keep the step's tables; the kernel needs nothing more."""
@@ -53,7 +59,7 @@ class CpuBackend:
             self._seq_lens,
         )
 
-    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         """See AttentionBackend.forward.
 
         Raises:
@@ -71,6 +77,7 @@ class CpuBackend:
             seq_lens=self._seq_lens,
             softmax_scale=layer.softmax_scale,
             sliding_window=layer.sliding_window,
+            sinks=sinks,
         )
         return out.flatten(1)
 

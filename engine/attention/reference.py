@@ -7,7 +7,7 @@ from torch import Tensor
 
 from engine.batch import BatchTensors
 from engine.kernels import reference
-from engine.models.spec import DecoderSpec
+from engine.models.spec import DecoderSpec, LayerSpec
 from kvcache.storage import KVStorage
 
 MIN_FILL = 0.75
@@ -42,6 +42,11 @@ class ReferenceBackend:
         self._slot_mapping = torch.empty(0)
         self._groups: list[Group] = []
         self._masks: dict[int | None, list[Tensor]] = {}
+        device = storage.k(0).device
+        self._slopes = {
+            slopes: torch.tensor(slopes, dtype=torch.float32, device=device)
+            for slopes in {layer.alibi_slopes for layer in spec.layers if layer.alibi_slopes}
+        }
 
     @staticmethod
     def objections(spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> list[str]:
@@ -64,19 +69,31 @@ class ReferenceBackend:
         """It runs layer by layer."""
         return None
 
-    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         """See AttentionBackend.forward."""
         layer = self._spec.layers[layer_idx]
         k_cache, v_cache = self._storage.k(layer_idx), self._storage.v(layer_idx)
         reference.store_kv(k, v, k_cache, v_cache, self._slot_mapping)
         out = q.new_empty(q.shape[0], layer.num_q_heads, layer.v_head_dim)
         for group, mask in zip(self._groups, self._masks[layer.sliding_window], strict=True):
-            rows = q[group.token_idx].unflatten(0, (-1, group.query_len))
             attended = reference.grouped_attention(
-                rows, k_cache, v_cache, group.slots, mask, softmax_scale=layer.softmax_scale
+                q[group.token_idx].unflatten(0, (-1, group.query_len)),
+                k_cache,
+                v_cache,
+                group.slots,
+                mask,
+                softmax_scale=layer.softmax_scale,
+                softcap=layer.softcap,
+                bias=self._alibi_bias(layer, group),
+                sinks=sinks,
             )
             out[group.token_idx] = attended.flatten(0, 1)
         return out.flatten(1)
+
+    def _alibi_bias(self, layer: LayerSpec, group: Group) -> Tensor | None:
+        if layer.alibi_slopes is None:
+            return None
+        return reference.alibi_bias(self._slopes[layer.alibi_slopes], group.positions, group.slots.shape[1])
 
     def _build_group(self, batch: BatchTensors, seqs: list[int]) -> Group:
         device, block_size = batch.block_tables.device, self._block_size

@@ -57,12 +57,18 @@ class Kernels(Protocol):
         """X W^T (+ bias) (+ residual)."""
         ...
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """X / rms(x) * weight."""
+    def grouped_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:
+        """Rows of x in groups, each times the weight of its group."""
         ...
 
-    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        """(x - mean) / std * weight + bias."""
+    def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, weight_offset: float = 0.0) -> Tensor:
+        """X / rms(x) * (weight + weight_offset)."""
+        ...
+
+    def layer_norm(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, weight_offset: float = 0.0
+    ) -> Tensor:
+        """(x - mean) / std * (weight + weight_offset) + bias."""
         ...
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
@@ -73,7 +79,7 @@ class Kernels(Protocol):
         """activation(gate) * up."""
         ...
 
-    def apply_rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    def apply_rope(self, x: Tensor, cos: Tensor, sin: Tensor, *, is_interleaved: bool = False) -> None:
         """Rotate the heads in place."""
         ...
 
@@ -92,6 +98,9 @@ class Kernels(Protocol):
         seq_lens: Tensor,
         softmax_scale: float,
         sliding_window: int | None = None,
+        softcap: float | None = None,
+        alibi_slopes: Tensor | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         """Causal attention of a ragged batch over the paged cache."""
         ...

@@ -14,6 +14,9 @@ from engine.models.spec import Activation, DecoderSpec
 name = "reference"
 """The module itself is a `Kernels`."""
 
+SWIGLU_LIMIT, SWIGLU_ALPHA = 7.0, 1.702
+"""Constants of Activation.CLAMPED_SWIGLU."""
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
     """X W^T, plus what is given.
@@ -31,42 +34,79 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tens
     return product if residual is None else residual + product
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """X / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019, eq. 4).
+def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:
+    """Rows of x in groups, each times the weight of its group.
 
     Args:
-        x: [num_tokens, width].
-        weight: [width].
+        x: [num_rows, in], sorted by group.
+        weight: [num_groups, out, in].
+        bias: [num_groups, out].
+        counts: [num_groups] int64: rows of each group; they sum to num_rows.
+
+    Returns:
+        [num_rows, out].
+    """
+    out = x.new_empty(x.shape[0], weight.shape[1])
+    start = 0
+    for group, count in enumerate(counts.tolist()):
+        stop = start + count
+        if count:
+            out[start:stop] = F.linear(x[start:stop], weight[group], None if bias is None else bias[group])
+        start = stop
+    return out
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float, *, weight_offset: float = 0.0) -> Tensor:
+    """X / sqrt(mean(x^2) + eps) * (weight + weight_offset) over the last dimension (Zhang and Sennrich 2019, eq. 4).
+
+    Args:
+        x: [num_tokens, ..., width].
+        weight: [width], or [num_heads, width] for heads that have one each; None: 1.
         eps: added to the mean square.
+        weight_offset: for checkpoints that keep the weight's distance from it.
     """
-    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    width = (x.shape[-1],)
+    if weight is None or (weight.dim() == 1 and not weight_offset):
+        return F.rms_norm(x, width, weight, eps)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (F.rms_norm(wide, width, None, eps) * (weight.to(wide.dtype) + weight_offset)).to(x.dtype)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension (Ba et al. 2016, eq. 3).
+def layer_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, weight_offset: float = 0.0
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * (weight + weight_offset) + bias over the last dimension (Ba et al. 2016, eq. 3).
 
     Args:
-        x: [num_tokens, width].
-        weight: [width].
-        bias: [width].
+        x: [num_tokens, ..., width].
+        weight: [width], or [num_heads, width] for heads that have one each; None: 1.
+        bias: as weight; None: 0.
         eps: added to the variance.
+        weight_offset: for checkpoints that keep the weight's distance from it.
     """
-    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+    width = (x.shape[-1],)
+    if weight is None or (weight.dim() == 1 and not weight_offset):
+        return F.layer_norm(x, width, weight, bias, eps)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    normed = F.layer_norm(wide, width, None, None, eps) * (weight.to(wide.dtype) + weight_offset)
+    return (normed if bias is None else normed + bias).to(x.dtype)
 
 
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotate the pairs (x[i], x[i + rotary_dim / 2]) of every head, in place (Su et al. 2021, eq. 34).
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, *, is_interleaved: bool = False) -> None:
+    """Rotate pairs of every head's dimensions, in place (Su et al. 2021, eq. 34).
 
     Args:
         x: [num_tokens, num_heads, head_dim]; dimensions past rotary_dim stay as they are.
         cos: [num_tokens, rotary_dim / 2] float32, or x's dtype where that is wider.
         sin: [num_tokens, rotary_dim / 2], as cos.
+        is_interleaved: pairs are (x[2i], x[2i + 1]); else (x[i], x[i + rotary_dim / 2]).
     """
     half = cos.shape[-1]
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    first, second = x[..., :half].to(cos.dtype), x[..., half : 2 * half].to(cos.dtype)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    x[..., : 2 * half] = turned
+    pairs = x[..., : 2 * half].to(cos.dtype)
+    first, second = pairs.unflatten(-1, (half, 2)).unbind(-1) if is_interleaved else pairs.chunk(2, dim=-1)
+    turned = first * cos - second * sin, second * cos + first * sin
+    x[..., : 2 * half] = torch.stack(turned, -1).flatten(-2) if is_interleaved else torch.cat(turned, -1)
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
@@ -80,6 +120,10 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
             return F.gelu(x, approximate="tanh")
         case Activation.RELU:
             return F.relu(x)
+        case Activation.RELU_SQUARED:
+            return F.relu(x).square_()
+        case Activation.CLAMPED_SWIGLU:
+            raise ValueError(f"{activation} is gated only")
 
 
 def activate_and_multiply(gate_up: Tensor, activation: Activation) -> Tensor:
@@ -93,6 +137,9 @@ def activate_and_multiply(gate_up: Tensor, activation: Activation) -> Tensor:
         [num_tokens, width].
     """
     gate, up = gate_up.chunk(2, dim=-1)
+    if activation is Activation.CLAMPED_SWIGLU:
+        gate, up = gate.clamp(max=SWIGLU_LIMIT), up.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT)
+        return (up + 1) * (gate * torch.sigmoid(SWIGLU_ALPHA * gate))
     return activate(gate, activation).mul_(up)
 
 
@@ -134,6 +181,9 @@ def paged_attention(
     seq_lens: Tensor,
     softmax_scale: float,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of a ragged batch, one sequence after the other (Vaswani et al. 2017, eq. 1).
 
@@ -149,6 +199,9 @@ def paged_attention(
         seq_lens: [num_seqs] int64: tokens of each sequence up to its last one in q.
         softmax_scale: multiplies every score.
         sliding_window: each query sees itself and this many keys less one before it; None: all.
+        softcap: see grouped_attention.
+        alibi_slopes: see alibi_bias.
+        sinks: see grouped_attention.
 
     Returns:
         [num_tokens, num_q_heads, v_head_dim].
@@ -160,14 +213,17 @@ def paged_attention(
         start, stop = starts[seq], starts[seq + 1]
         place = torch.arange(seq_len, device=q.device)
         slots = block_tables[seq, place // block_size] * block_size + place % block_size
-        mask = causal_mask(place[seq_len - (stop - start) :], seq_len, sliding_window)
+        positions = place[seq_len - (stop - start) :].unsqueeze(0)
         out[start:stop] = grouped_attention(
             q[start:stop].unsqueeze(0),
             k_cache,
             v_cache,
             slots.unsqueeze(0),
-            mask.unsqueeze(0),
+            causal_mask(positions, seq_len, sliding_window),
             softmax_scale=softmax_scale,
+            softcap=softcap,
+            bias=None if alibi_slopes is None else alibi_bias(alibi_slopes, positions, seq_len),
+            sinks=sinks,
         )[0]
     return out
 
@@ -188,8 +244,32 @@ def causal_mask(positions: Tensor, num_keys: int, sliding_window: int | None) ->
     return mask if sliding_window is None else mask & (keys > queries - sliding_window)
 
 
+def alibi_bias(slopes: Tensor, positions: Tensor, num_keys: int) -> Tensor:
+    """Slope * (key's position - query's position) (Press et al. 2021, section 3).
+
+    Args:
+        slopes: [num_q_heads] float32.
+        positions: [num_seqs, query_len] int64: of the queries.
+        num_keys: keys are at positions 0 to num_keys - 1.
+
+    Returns:
+        [num_seqs, num_q_heads, query_len, num_keys] float32.
+    """
+    distances = torch.arange(num_keys, device=positions.device) - positions.unsqueeze(-1)
+    return slopes[:, None, None] * distances.unsqueeze(1)
+
+
 def grouped_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, mask: Tensor, *, softmax_scale: float
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slots: Tensor,
+    mask: Tensor,
+    *,
+    softmax_scale: float,
+    softcap: float | None = None,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """softmax(q k^T * softmax_scale) v (Vaswani et al. 2017, eq. 1) for sequences that compute equally many tokens.
 
@@ -203,6 +283,9 @@ def grouped_attention(
         slots: [num_seqs, seq_len] int64: where position p of a sequence lies; any valid slot past its end.
         mask: [num_seqs, query_len, seq_len] bool: True where the query may look.
         softmax_scale: multiplies every score.
+        softcap: scaled scores become softcap * tanh(score / softcap).
+        bias: [num_seqs, num_q_heads, query_len, seq_len], added to the scores after that.
+        sinks: [num_q_heads]: one more score in each softmax, that no value belongs to.
 
     Returns:
         [num_seqs, query_len, num_q_heads, v_head_dim].
@@ -213,9 +296,32 @@ def grouped_attention(
     num_q_per_kv = num_q_heads // num_kv_heads
     grouped = q.unflatten(2, (num_kv_heads, num_q_per_kv)).permute(0, 2, 3, 1, 4).flatten(2, 3)
     rows = mask.unsqueeze(1).expand(-1, num_q_per_kv, -1, -1).flatten(1, 2).unsqueeze(1)
-    out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=rows, scale=softmax_scale)
+    if softcap is None and bias is None and sinks is None:
+        out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=rows, scale=softmax_scale)
+    else:
+        scores = _scores(grouped, k, softmax_scale, softcap)
+        if bias is not None:
+            scores = scores + bias.unflatten(1, (num_kv_heads, num_q_per_kv)).flatten(2, 3)
+        scores = scores.masked_fill(~rows, -torch.inf)
+        row_sinks = None if sinks is None else sinks.view(num_kv_heads, -1).repeat_interleave(query_len, 1)
+        out = _weights(scores, row_sinks).to(v.dtype) @ v
     attended: Tensor = out.unflatten(2, (num_q_per_kv, query_len)).permute(0, 3, 1, 2, 4).flatten(2, 3)
     return attended
+
+
+def _scores(q: Tensor, k: Tensor, softmax_scale: float, softcap: float | None) -> Tensor:
+    """[num_seqs, num_kv_heads, rows, seq_len], in float32 or wider."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = q.to(wide) @ k.to(wide).transpose(-1, -2) * softmax_scale
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
+def _weights(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """The softmax of every row, with the row's sink [num_kv_heads, rows] as a further score where there are any."""
+    if sinks is None:
+        return scores.softmax(-1)
+    column = sinks.to(scores.dtype).expand(scores.shape[0], -1, -1).unsqueeze(-1)
+    return torch.cat((scores, column), -1).softmax(-1)[..., :-1]
 
 
 def compile_layers(spec: DecoderSpec, parameters: Mapping[str, Tensor]) -> None:

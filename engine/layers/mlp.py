@@ -1,4 +1,4 @@
-"""The feed-forward part of a layer."""
+"""The dense feed-forward part of a layer."""
 
 from collections.abc import Mapping
 
@@ -15,9 +15,9 @@ class MLP:
     def __init__(self, spec: MLPSpec, kernels: Kernels, parameters: Mapping[str, Tensor], prefix: str) -> None:
         self._activation = spec.activation
         self._activate = kernels.activate_and_multiply if spec.is_gated else kernels.activate
-        self._up = Linear(kernels, parameters, f"{prefix}.gate_up" if spec.is_gated else f"{prefix}.up")
+        self._up = Linear(kernels, parameters, f"{prefix}.{spec.up_name}")
         self._down = Linear(kernels, parameters, f"{prefix}.down")
 
-    def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
-        """[num_tokens, hidden_size] -> the same shape, added to `residual`."""
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[num_tokens, hidden_size] -> the same shape, added to `residual` where there is one."""
         return self._down(self._activate(self._up(x), self._activation), residual)

@@ -69,7 +69,9 @@ ACTIVATIONS = {
     "gelu": Activation.GELU,
     "gelu_new": Activation.GELU_TANH,
     "gelu_pytorch_tanh": Activation.GELU_TANH,
+    "gelu_fast": Activation.GELU_TANH,
     "relu": Activation.RELU,
+    "relu2": Activation.RELU_SQUARED,
 }
 """Hugging Face's names of activations."""
 
@@ -84,3 +86,15 @@ def activation(config: Config, name: str, default: str) -> Activation:
     if key not in ACTIVATIONS:
         raise ModelLoadError(f"config.json: {name!r} must be one of {', '.join(sorted(ACTIVATIONS))}, got {key!r}")
     return ACTIVATIONS[key]
+
+
+def only(config: Config, name: str, *allowed: object) -> None:
+    """Refuse a field whose value is neither absent nor one of `allowed`: the decoder would compute something else.
+
+    Raises:
+        ModelLoadError: naming the field, its value, and those that can be run.
+    """
+    value = config.get(name)
+    if value is not None and not any(type(value) is type(a) and value == a for a in allowed):
+        listed = " or ".join(repr(a) for a in allowed)
+        raise ModelLoadError(f"config.json: {name!r} is {value!r}, which headcount cannot run; it runs {listed}")

@@ -2,51 +2,50 @@
 
 from collections.abc import Mapping
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend
+from engine.batch import BatchTensors
 from engine.kernels.base import Kernels
 from engine.kernels.select import select_kernels
-from engine.layers.linear import Linear
+from engine.layers.attention import Attention
+from engine.layers.embedding import Embedding
+from engine.layers.head import Head
 from engine.layers.mlp import MLP
-from engine.layers.norm import Norm
+from engine.layers.moe import MoE
+from engine.layers.residual import ResidualMix, Sublayer
 from engine.layers.rotary import Rotary
-from engine.models.spec import DecoderSpec
-
-Angles = tuple[Tensor, Tensor] | None
+from engine.layers.step import Step
+from engine.models.spec import DecoderSpec, MoESpec
 
 
 class DecoderLayer:
-    """Attention and MLP, each behind its norm, each added to the residual stream."""
+    """Attention and MLP, each behind its norms, each added to the residual stream."""
 
     def __init__(self, spec: DecoderSpec, kernels: Kernels, parameters: Mapping[str, Tensor], layer_idx: int) -> None:
-        prefix = f"layers.{layer_idx}"
-        self._layer_idx = layer_idx
-        self._apply_rope = kernels.apply_rope
-        self._spec = spec.layers[layer_idx]
-        self._attention_norm = Norm(spec.norm, kernels, parameters, f"{prefix}.attention_norm")
-        self._qkv = Linear(kernels, parameters, f"{prefix}.qkv")
-        self._o = Linear(kernels, parameters, f"{prefix}.o")
-        self._mlp_norm = Norm(spec.norm, kernels, parameters, f"{prefix}.mlp_norm")
-        self._mlp = MLP(spec.mlp, kernels, parameters, prefix)
+        prefix, layer = f"layers.{layer_idx}", spec.layers[layer_idx]
+        self._attention = Attention(layer, kernels, parameters, prefix, layer_idx)
+        self._mlp: MLP | MoE
+        if isinstance(layer.mlp, MoESpec):
+            self._mlp = MoE(layer.mlp, kernels, parameters, prefix)
+        else:
+            self._mlp = MLP(layer.mlp, kernels, parameters, prefix)
+        self._around_attention = Sublayer(spec, kernels, parameters, f"{prefix}.attention")
+        mlp_norm = "attention" if spec.has_shared_norm else "mlp"
+        self._around_mlp = Sublayer(spec, kernels, parameters, f"{prefix}.{mlp_norm}")
+        self._is_parallel, self._has_shared_norm = spec.is_parallel, spec.has_shared_norm
 
-    def __call__(self, x: Tensor, angles: Angles, attention: AttentionBackend) -> Tensor:
+    def __call__(self, x: Tensor, step: Step) -> Tensor:
         """[num_tokens, hidden_size] -> the same shape."""
-        q, k, v = self._project(self._attention_norm(x), angles)
-        x = self._o(attention.forward(self._layer_idx, q, k, v), residual=x)
-        return self._mlp(self._mlp_norm(x), residual=x)
 
-    def _project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value heads, each [num_tokens, num_heads, head_dim]; query and key turned by their angles."""
-        spec = self._spec
-        qk, v = self._qkv(x).split((spec.q_width + spec.k_width, spec.v_width), dim=-1)
-        qk = qk.unflatten(-1, (spec.num_q_heads + spec.num_kv_heads, spec.k_head_dim))
-        if angles is not None:
-            self._apply_rope(qk, *angles)
-        q, k = qk.split((spec.num_q_heads, spec.num_kv_heads), dim=1)
-        return q, k, v.unflatten(-1, (spec.num_kv_heads, spec.v_head_dim))
+        def attend(normed: Tensor, residual: Tensor | None) -> Tensor:
+            return self._attention(normed, step, residual)
+
+        if not self._is_parallel:
+            return self._around_mlp(self._around_attention(x, attend), self._mlp)
+        normed = self._around_attention.normed(x)
+        mlp_normed = normed if self._has_shared_norm else self._around_mlp.normed(x)
+        return self._around_mlp.add(self._around_attention.add(x, normed, attend), mlp_normed, self._mlp)
 
 
 class Decoder:
@@ -66,34 +65,35 @@ class Decoder:
         max_model_len: int,
         kernels: Kernels | None = None,
     ) -> None:
-        self._embed = parameters["embed.weight"]
-        kernels = kernels or select_kernels(self._embed.device, self._embed.dtype)
-        self._position_embed = parameters.get("position_embed.weight")
-        self._rotary = Rotary(spec.rope, max_model_len, self._embed.dtype, self._embed.device) if spec.rope else None
+        table = parameters["embed.weight"]
+        kernels = kernels or select_kernels(table.device, table.dtype)
+        self._embedding = Embedding(spec.embedding, kernels, parameters)
+        ropes = dict.fromkeys(layer.rope for layer in spec.layers if layer.rope)
+        self._rotaries = {rope: Rotary(rope, max_model_len, table.dtype, table.device) for rope in ropes}
         self._layers = [DecoderLayer(spec, kernels, parameters, layer_idx) for layer_idx in range(spec.num_layers)]
         self._native_layers = kernels.compile_layers(spec, parameters)
-        self._norm = Norm(spec.norm, kernels, parameters, "norm")
-        self._lm_head = Linear(kernels, parameters, "embed" if spec.has_tied_embeddings else "lm_head")
+        self._mix = ResidualMix(spec.residual_mix.backout_layer, parameters) if spec.residual_mix else None
+        self.logits = Head(spec.head, kernels, parameters)
+        """[num_rows, hidden_size] -> [num_rows, vocab_size], float32 or wider."""
 
-    def __call__(self, input_ids: Tensor, positions: Tensor, attention: AttentionBackend) -> Tensor:
-        """Hidden states [num_tokens, hidden_size] of a planned step.
-
-        Args:
-            input_ids: [num_tokens] int64.
-            positions: [num_tokens] int64.
-            attention: has planned this step.
-        """
-        x = F.embedding(input_ids, self._embed)
-        if self._position_embed is not None:
-            x = x + F.embedding(positions, self._position_embed)
-        angles = self._rotary.lookup(positions) if self._rotary else None
+    def __call__(self, batch: BatchTensors, attention: AttentionBackend) -> Tensor:
+        """Hidden states [num_tokens, hidden_size] of a step that `attention` has planned."""
+        x = self._embedding(batch.input_ids, batch.positions, batch.previous_ids)
+        angles = {rope: rotary.lookup(batch.positions) for rope, rotary in self._rotaries.items()}
         if self._native_layers is not None and (paged_step := attention.paged_step) is not None:
-            return self._native_layers(x, angles, paged_step)
+            return self._native_layers(x, next(iter(angles.values()), None), paged_step)
+        step = Step(batch.input_ids, angles, attention)
+        return self._run(x, step) if self._mix is None else self._run_mixed(self._mix, x, step)
+
+    def _run(self, x: Tensor, step: Step) -> Tensor:
         for layer in self._layers:
-            x = layer(x, angles, attention)
+            x = layer(x, step)
         return x
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[num_rows, hidden_size] -> [num_rows, vocab_size], float32 or wider."""
-        logits = self._lm_head(self._norm(hidden))
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def _run_mixed(self, mix: ResidualMix, x: Tensor, step: Step) -> Tensor:
+        first = middle = x
+        for layer_idx, layer in enumerate(self._layers):
+            x = layer(mix.before(layer_idx, x, first), step)
+            if layer_idx == mix.backout_layer:
+                middle = x
+        return mix.back_out(x, middle)

@@ -1,55 +1,37 @@
-"""What a page under families/ provides, and how it names tensors. No torch."""
+"""What a page under families/ provides. No torch."""
 
 from collections.abc import Callable
-from typing import NamedTuple
-
-import msgspec
+from typing import Any, NamedTuple
 
 from engine.models.config_fields import Config
 from engine.models.spec import DecoderSpec
+from engine.models.tensor_names import TensorNames
 
 
-class WeightSource(NamedTuple):
-    """One checkpoint tensor and where it goes.
-
-    Attributes:
-        name: the tensor's name in the checkpoint.
-        parameter: our name (see DecoderSpec.parameter_shapes).
-        rows: [start, stop) of the parameter's first dimension that it fills; None: all of it.
-        is_transposed: the checkpoint keeps it as [in, out].
-    """
+class Published(NamedTuple):
+    """A well-known checkpoint: its name and as much of its config.json as its spec needs."""
 
     name: str
-    parameter: str
-    rows: tuple[int, int] | None = None
-    is_transposed: bool = False
-
-
-class WeightMap(msgspec.Struct, frozen=True):
-    """All tensors of a checkpoint.
-
-    Attributes:
-        sources: the tensors that are needed.
-        optional_prefix: some checkpoints of the family leave it off every name.
-        ignored: patterns (regular expressions, whole name) of tensors that carry nothing to load.
-    """
-
-    sources: list[WeightSource]
-    optional_prefix: str = ""
-    ignored: tuple[str, ...] = ()
+    config: dict[str, Any]
 
 
 class Family(NamedTuple):
-    """A model family: its config reader and its tensor names."""
+    """A model family: how its config reads, what its tensors are called, and what people know of it.
 
+    Attributes:
+        architectures: names in config.json's `architectures`.
+        build_spec: config.json to a spec.
+        tensor_names: of its checkpoints; a function where they depend on config.json.
+        published: the best-known checkpoint.
+        limits: what is not supported, and why; for docs/models.md.
+    """
+
+    architectures: tuple[str, ...]
     build_spec: Callable[[Config], DecoderSpec]
-    build_weight_map: Callable[[DecoderSpec], WeightMap]
+    tensor_names: TensorNames | Callable[[Config], TensorNames]
+    published: Published
+    limits: str = ""
 
-
-def stacked(names_and_heights: list[tuple[str, int]], parameter: str) -> list[WeightSource]:
-    """Tensors that fill one parameter from the top down, each with its number of rows."""
-    sources, start = [], 0
-    for name, height in names_and_heights:
-        sources.append(WeightSource(name, parameter, (start, start + height)))
-        start += height
-    return sources
+    def names(self, config: Config) -> TensorNames:
+        """What the tensors of the checkpoint with this config are called."""
+        return self.tensor_names if isinstance(self.tensor_names, TensorNames) else self.tensor_names(config)

@@ -1,16 +1,23 @@
-"""Architecture name -> family. No torch."""
+"""Architecture name -> family: every page under families/ is found by itself. No torch."""
+
+import importlib
+import pkgutil
 
 from engine.errors import ModelLoadError
-from engine.models.config_fields import Config
-from engine.models.families import gpt2, llama
+from engine.models import families
+from engine.models.config_fields import Config, only
 from engine.models.family import Family
 from engine.models.spec import DecoderSpec
 
-FAMILIES: dict[str, Family] = {
-    "GPT2LMHeadModel": gpt2.FAMILY,
-    "LlamaForCausalLM": llama.FAMILY,
-    "MistralForCausalLM": llama.FAMILY,
-}
+
+def _find_pages() -> dict[str, Family]:
+    pages = [
+        importlib.import_module(f"{families.__name__}.{page.name}") for page in pkgutil.iter_modules(families.__path__)
+    ]
+    return {name: page.FAMILY for page in pages for name in page.FAMILY.architectures}
+
+
+FAMILIES: dict[str, Family] = _find_pages()
 
 
 def find_family(config: Config) -> Family:
@@ -31,6 +38,11 @@ def load_spec(config: Config) -> DecoderSpec:
     """config.json -> DecoderSpec.
 
     Raises:
-        ModelLoadError: unsupported architecture, or a field that is missing or out of range.
+        ModelLoadError: unsupported architecture, a field that is missing or out of range, or one that asks for something
+            that no spec can say.
     """
-    return find_family(config).build_spec(config)
+    family = find_family(config)
+    only(config, "quantization_config", None)
+    for name in ("is_encoder_decoder", "add_cross_attention"):
+        only(config, name, False)
+    return family.build_spec(config)

@@ -71,12 +71,25 @@ class CpuKernels:
             raise MemoryError(f"no scratch memory for a product of {num_rows} rows of {depth} numbers")
         return y
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """See reference.rms_norm.
+    def grouped_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:
+        """See reference.grouped_linear.
+
+        Raises:
+            ValueError: shapes, dtypes or strides do not fit.
+            MemoryError: no room for the scratch.
+        """
+        biases = [None] * len(weight) if bias is None else [*bias]
+        groups = zip(x.split(counts.tolist()), weight, biases, strict=True)
+        return torch.cat([self.linear(rows, w, b) for rows, w, b in groups if len(rows)])
+
+    def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, weight_offset: float = 0.0) -> Tensor:
+        """See reference.rms_norm, which it is where the native kernel does not know the kind of weight.
 
         Raises:
             ValueError: shapes, dtypes or strides do not fit.
         """
+        if weight is None or weight_offset or x.dim() != 2:
+            return reference.rms_norm(x, weight, eps, weight_offset=weight_offset)
         num_rows, width = x.shape
         stride = self._check_rows("x", x)
         self._check("weight", weight, (width,))
@@ -85,9 +98,11 @@ class CpuKernels:
         self._rms_norm(self._code, *pointers, num_rows, width, stride, eps, self._num_threads)
         return y
 
-    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    def layer_norm(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, *, weight_offset: float = 0.0
+    ) -> Tensor:
         """See reference.layer_norm, which it is: PyTorch's own is one fused kernel."""
-        return reference.layer_norm(x, weight, bias, eps)
+        return reference.layer_norm(x, weight, bias, eps, weight_offset=weight_offset)
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         """See reference.activate.
@@ -118,12 +133,15 @@ class CpuKernels:
         self._activate(self._code, *pointers, num_rows, width, kind, is_gated, self._num_threads)
         return y
 
-    def apply_rope(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-        """See reference.apply_rope.
+    def apply_rope(self, x: Tensor, cos: Tensor, sin: Tensor, *, is_interleaved: bool = False) -> None:
+        """See reference.apply_rope, which it is for interleaved pairs.
 
         Raises:
             ValueError: shapes, dtypes or strides do not fit.
         """
+        if is_interleaved:
+            reference.apply_rope(x, cos, sin, is_interleaved=True)
+            return
         num_rows, num_heads, head_dim = x.shape
         half, stride = cos.shape[1], self._check_rows("x", x)
         for name, angles in (("cos", cos), ("sin", sin)):
@@ -169,13 +187,18 @@ class CpuKernels:
         seq_lens: Tensor,
         softmax_scale: float,
         sliding_window: int | None = None,
+        softcap: float | None = None,
+        alibi_slopes: Tensor | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         """See reference.paged_attention.
 
         Raises:
-            ValueError: shapes, dtypes or strides do not fit.
+            ValueError: shapes, dtypes or strides do not fit, or soft-cap, ALiBi or sinks are asked for.
             MemoryError: no room for the scratch.
         """
+        if not (softcap is None and alibi_slopes is None and sinks is None):
+            raise ValueError("soft-cap, ALiBi and sinks are not in the native kernels")
         num_tokens, num_q_heads, k_head_dim = q.shape
         num_blocks, block_size, num_kv_heads, v_head_dim = v_cache.shape
         num_seqs, max_blocks = block_tables.shape

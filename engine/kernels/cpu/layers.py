@@ -9,17 +9,18 @@ from torch import Tensor
 
 from engine.kernels.base import PagedStep
 from engine.kernels.cpu.library import ACTIVATIONS, DTYPES, NO_WINDOW, native_library
-from engine.models.spec import DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec, RopeSpec
+from engine.models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec, RopeSpec
 
 KNOWN_FIELDS: dict[type[msgspec.Struct], str] = {
-    DecoderSpec: "architecture vocab_size hidden_size max_position_embeddings layers norm mlp rope has_qkv_bias"
-    " has_o_bias has_tied_embeddings",
-    LayerSpec: "num_q_heads num_kv_heads k_head_dim v_head_dim softmax_scale sliding_window",
+    DecoderSpec: "architecture vocab_size hidden_size max_position_embeddings layers norm head embedding",
+    LayerSpec: "num_q_heads num_kv_heads k_head_dim v_head_dim softmax_scale sliding_window mlp rope has_qkv_bias"
+    " has_o_bias",
     NormSpec: "kind eps",
     MLPSpec: "intermediate_size activation is_gated has_bias",
-    RopeSpec: "theta rotary_dim linear_factor llama3",
+    RopeSpec: "theta rotary_dim attention_factor scaling",
 }
-"""What the native layers know of a spec. A model that sets anything else runs layer by layer."""
+"""What the native layers know of a spec; embedding, head and the table of angles are none of their business. A model
+that sets anything else runs layer by layer."""
 
 
 _POINTERS = (
@@ -56,14 +57,39 @@ class _Step(ctypes.Structure):
 
 
 def can_run(spec: DecoderSpec) -> bool:
-    """Whether the native layers compute this model: RMSNorm, a native activation, nothing that they do not know."""
-    structs = (spec, *spec.layers, spec.norm, spec.mlp, *([spec.rope] if spec.rope else []))
-    is_known = all(_sets_known_fields_only(struct) for struct in structs)
-    return is_known and spec.norm.kind is NormKind.RMS and spec.mlp.activation in ACTIVATIONS
+    """Whether the native layers compute this model.
+
+    That is: RMSNorm, dense MLPs with one native activation, one rope in all layers, nothing that they do not know.
+    """
+    first = spec.layers[0]
+    structs: list[msgspec.Struct] = [spec, spec.norm, *spec.layers, *(layer.mlp for layer in spec.layers)]
+    structs += [layer.rope for layer in spec.layers if layer.rope]
+    return (
+        all(_sets_known_fields_only(struct) for struct in structs)
+        and spec.norm.kind is NormKind.RMS
+        and all(layer.rope == first.rope for layer in spec.layers)
+        and len({_kind_of_mlp(layer) for layer in spec.layers}) == 1
+        and _dense(first).activation in ACTIVATIONS
+    )
+
+
+def _dense(layer: LayerSpec) -> MLPSpec:
+    """The MLP of a layer without experts.
+
+    Raises:
+        TypeError: it has experts.
+    """
+    if not isinstance(layer.mlp, MLPSpec):
+        raise TypeError("native layers have no experts")
+    return layer.mlp
+
+
+def _kind_of_mlp(layer: LayerSpec) -> tuple[Activation, bool]:
+    return _dense(layer).activation, _dense(layer).is_gated
 
 
 def _sets_known_fields_only(struct: msgspec.Struct) -> bool:
-    known = next(fields for kind, fields in KNOWN_FIELDS.items() if isinstance(struct, kind)).split()
+    known = next((fields for kind, fields in KNOWN_FIELDS.items() if isinstance(struct, kind)), "").split()
     return all(
         field.name in known or (field.required is False and getattr(struct, field.name) == field.default)
         for field in msgspec.structs.fields(struct)
@@ -86,6 +112,7 @@ class NativeLayers:
         self._run = native_library().hc_layers
         self._dtype = parameters["embed.weight"].dtype
         self._spec = spec
+        rope, mlp = spec.layers[0].rope, _dense(spec.layers[0])
         self._kept = [t for name, t in parameters.items() if name.startswith("layers.")]
         _check_parameters(spec, parameters, self._dtype)
         self._layers = (_Layer * spec.num_layers)(
@@ -93,11 +120,11 @@ class NativeLayers:
         )
         self._step = _Step(
             hidden_size=spec.hidden_size,
-            half=spec.rope.rotary_dim // 2 if spec.rope else 0,
+            half=rope.rotary_dim // 2 if rope else 0,
             eps=spec.norm.eps,
             dtype=DTYPES[self._dtype],
-            activation=ACTIVATIONS[spec.mlp.activation],
-            is_gated=spec.mlp.is_gated,
+            activation=ACTIVATIONS[mlp.activation],
+            is_gated=mlp.is_gated,
             num_threads=num_threads,
         )
         self._widths = _scratch_widths(spec)
@@ -150,7 +177,7 @@ class NativeLayers:
     def _check_step(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, paged: PagedStep) -> None:
         num_tokens, (num_seqs, max_blocks) = x.shape[0], paged.block_tables.shape
         _check("x", x, (num_tokens, self._spec.hidden_size), self._dtype)
-        if (angles is None) != (self._spec.rope is None):
+        if (angles is None) != (self._step.half == 0):
             raise ValueError("angles: expected for a model with rotary embedding, and for no other")
         for name, tensor in zip(("cos", "sin"), angles or (), strict=False):
             _check(name, tensor, (num_tokens, self._step.half), torch.float32)
@@ -168,12 +195,12 @@ def _describe(spec: DecoderSpec, layer_idx: int, parameters: Mapping[str, Tensor
         k_head_dim=layer.k_head_dim,
         v_head_dim=layer.v_head_dim,
         window=NO_WINDOW if layer.sliding_window is None else layer.sliding_window,
-        intermediate_size=spec.mlp.intermediate_size,
+        intermediate_size=_dense(layer).intermediate_size,
         softmax_scale=layer.softmax_scale,
         attention_norm=parameters[f"{prefix}.attention_norm.weight"].data_ptr(),
         mlp_norm=parameters[f"{prefix}.mlp_norm.weight"].data_ptr(),
     )
-    names = {"qkv": "qkv", "o": "o", "up": "gate_up" if spec.mlp.is_gated else "up", "down": "down"}
+    names = {"qkv": "qkv", "o": "o", "up": _dense(layer).up_name, "down": "down"}
     for field, name in names.items():
         bias = parameters.get(f"{prefix}.{name}.bias")
         setattr(result, field, parameters[f"{prefix}.{name}.weight"].data_ptr())
@@ -187,8 +214,8 @@ def _scratch_widths(spec: DecoderSpec) -> tuple[int, int, int, int, int]:
         spec.hidden_size,
         max(layer.q_width + layer.k_width + layer.v_width for layer in spec.layers),
         max(layer.o_width for layer in spec.layers),
-        spec.mlp.intermediate_size * (2 if spec.mlp.is_gated else 1),
-        spec.mlp.intermediate_size,
+        max(_dense(layer).up_width for layer in spec.layers),
+        max(_dense(layer).intermediate_size for layer in spec.layers),
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from engine.attention.reference import MIN_FILL, ReferenceBackend, group_by_length
 from engine.batch import build_batch
 from engine.kernels import reference
-from engine.models.spec import LayerSpec
+from engine.models.spec import Activation, LayerSpec, MLPSpec
 from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
 from kvcache.geometry import KVGeometry, LayerGeometry
 from kvcache.storage import KVStorage
@@ -71,7 +71,8 @@ class _Spec:
     """What the backend reads of a DecoderSpec."""
 
     def __init__(self, shape: Shape, window: int | None) -> None:
-        layer = LayerSpec(*shape[:4], softmax_scale=0.3, sliding_window=window)
+        mlp = MLPSpec(8, Activation.RELU, is_gated=False)
+        layer = LayerSpec(*shape[:4], softmax_scale=0.3, mlp=mlp, sliding_window=window)
         self.layers = (layer,)
 
 

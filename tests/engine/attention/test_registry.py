@@ -12,7 +12,7 @@ from engine.errors import ModelLoadError
 from engine.kernels import cpu, reference
 from engine.kernels.cpu import kernels as cpu_kernels
 from engine.kernels.select import select_kernels
-from engine.models.spec import LayerSpec
+from engine.models.spec import Activation, LayerSpec, MLPSpec
 
 CPU = torch.device("cpu")
 
@@ -21,7 +21,9 @@ class _Spec:
     """What backends read of a DecoderSpec before they run."""
 
     def __init__(self, head_dim: int = 64) -> None:
-        self.layers = (LayerSpec(4, 2, head_dim, head_dim, softmax_scale=1.0),)
+        self.layers = (
+            LayerSpec(4, 2, head_dim, head_dim, softmax_scale=1.0, mlp=MLPSpec(8, Activation.RELU, is_gated=False)),
+        )
 
 
 @pytest.fixture

@@ -19,10 +19,14 @@ from engine.models.decoder import Decoder
 from engine.models.spec import (
     Activation,
     DecoderSpec,
+    HeadSpec,
     LayerSpec,
+    LinearScaling,
     MLPSpec,
+    MoESpec,
     NormKind,
     NormSpec,
+    QKNormSpec,
     RopeSpec,
 )
 from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
@@ -40,23 +44,33 @@ class LayerByLayer(cpu.CpuKernels):
         return None
 
 
-def make_spec(**changes: Any) -> DecoderSpec:
-    """Two layers of different attention, every bias."""
-    layers = (LayerSpec(6, 2, 16, 16, 0.25), LayerSpec(4, 1, 16, 24, 0.25, sliding_window=5))
-    spec = DecoderSpec(
+MLP = MLPSpec(56, Activation.SILU, is_gated=True, has_bias=True)
+LAYER = LayerSpec(
+    *(6, 2, 16, 16),
+    softmax_scale=0.25,
+    mlp=MLP,
+    rope=RopeSpec(theta=100.0, rotary_dim=16),
+    has_qkv_bias=True,
+    has_o_bias=True,
+)
+OTHER_HEADS = {"num_q_heads": 4, "num_kv_heads": 1, "v_head_dim": 24, "sliding_window": 5}
+
+
+NORM = NormSpec(NormKind.RMS, 1e-5)
+
+
+def make_spec(norm: NormSpec = NORM, **changes: Any) -> DecoderSpec:
+    """Two layers of different attention, every bias; `changes` are fields of both."""
+    first = msgspec.structs.replace(LAYER, **changes)
+    return DecoderSpec(
         architecture="Test",
         vocab_size=50,
         hidden_size=40,
         max_position_embeddings=64,
-        layers=layers,
-        norm=NormSpec(NormKind.RMS, 1e-5),
-        mlp=MLPSpec(56, Activation.SILU, is_gated=True, has_bias=True),
-        rope=RopeSpec(theta=100.0, rotary_dim=16),
-        has_qkv_bias=True,
-        has_o_bias=True,
-        has_tied_embeddings=True,
+        layers=(first, msgspec.structs.replace(first, **OTHER_HEADS)),
+        norm=norm,
+        head=HeadSpec(is_tied=True, norm=norm),
     )
-    return msgspec.structs.replace(spec, **changes)
 
 
 def make_parameters(spec: DecoderSpec, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -84,7 +98,7 @@ def hidden_states(
     for items in (first, second):
         batch = build_batch(ScheduledBatch(items), BLOCK_SIZE, device)
         attention.plan(batch)
-        results.append(decoder(batch.input_ids, batch.positions, attention))
+        results.append(decoder(batch, attention))
     return torch.cat(results)
 
 
@@ -92,6 +106,7 @@ SPECS = {
     "all": {},
     "no-rope": {"rope": None},
     "partial-rope": {"rope": RopeSpec(theta=100.0, rotary_dim=8)},
+    "scaled-rope": {"rope": RopeSpec(theta=100.0, rotary_dim=16, scaling=LinearScaling(4.0), attention_factor=1.2)},
     "plain-mlp": {"mlp": MLPSpec(56, Activation.RELU, is_gated=False, has_bias=False)},
     "no-biases": {"has_qkv_bias": False, "has_o_bias": False},
 }
@@ -120,18 +135,36 @@ def test_is_close_to_the_reference(name: str, native: Native) -> None:
 
 def test_what_the_native_layers_do_not_know_runs_layer_by_layer() -> None:
     class NewLayerSpec(LayerSpec, frozen=True):
-        soft_cap: float | None = None
+        new_feature: float | None = None
 
-    class NewNormSpec(NormSpec, frozen=True):
-        offset: float = 0.0
+    new_layer = NewLayerSpec(**msgspec.structs.asdict(LAYER))
+    spec = make_spec()
+    assert can_run(spec)
+    assert can_run(msgspec.structs.replace(spec, layers=(new_layer,)))
+    assert not can_run(msgspec.structs.replace(spec, layers=(msgspec.structs.replace(new_layer, new_feature=30.0),)))
 
-    assert can_run(make_spec())
-    assert not can_run(make_spec(norm=NormSpec(NormKind.LAYER, 1e-5)))
-    assert not can_run(make_spec(mlp=MLPSpec(56, Activation.GELU, is_gated=True, has_bias=True)))
-    assert can_run(make_spec(norm=NewNormSpec(NormKind.RMS, 1e-5)))
-    assert not can_run(make_spec(norm=NewNormSpec(NormKind.RMS, 1e-5, offset=1.0)))
-    assert can_run(make_spec(layers=(NewLayerSpec(4, 2, 16, 16, 1.0),)))
-    assert not can_run(make_spec(layers=(NewLayerSpec(4, 2, 16, 16, 1.0, soft_cap=30.0),)))
+
+UNKNOWN: dict[str, dict[str, Any]] = {
+    "layer-norm": {"norm": NormSpec(NormKind.LAYER, 1e-5)},
+    "norm-without-weight": {"norm": NormSpec(NormKind.RMS, 1e-5, has_weight=False)},
+    "norm-offset": {"norm": NormSpec(NormKind.RMS, 1e-5, weight_offset=1.0)},
+    "activation": {"mlp": MLPSpec(56, Activation.GELU, is_gated=True)},
+    "experts": {"mlp": MoESpec(4, 2, MLP)},
+    "interleaved-rope": {"rope": RopeSpec(100.0, 16, is_interleaved=True)},
+    "soft-cap": {"softcap": 30.0},
+    "qk-norm": {"qk_norm": QKNormSpec(NormSpec(NormKind.RMS, 1e-5))},
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_feature_that_is_not_in_c_runs_layer_by_layer(name: str) -> None:
+    assert not can_run(make_spec(**UNKNOWN[name]))
+
+
+def test_layers_that_differ_in_rope_or_activation_run_layer_by_layer() -> None:
+    for change in ({"rope": None}, {"mlp": MLPSpec(56, Activation.RELU, is_gated=True)}):
+        layers = (LAYER, msgspec.structs.replace(LAYER, **change))
+        assert not can_run(msgspec.structs.replace(make_spec(), layers=layers))
 
 
 def test_what_does_not_fit_is_refused(native: Native) -> None:

@@ -1,0 +1,48 @@
+"""One small model that transformers and headcount both run."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+VOCAB_SIZE = 101
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 56,
+    "max_position_embeddings": 64,
+    "num_attention_heads": 6,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCAB_SIZE,
+}
+"""The fields that Llama named. Heads are of an odd number where a family leaves a choice."""
+
+
+class Row(NamedTuple):
+    """A model of transformers.
+
+    Attributes:
+        config: name of its config class.
+        model: name of its model class, which is its architecture.
+        fields: of the config.
+        num_positions: tokens of the longest test sequence.
+    """
+
+    config: str
+    model: str
+    fields: dict[str, Any]
+    num_positions: int = 40
+
+
+def rows(
+    family: str, base: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], model: str = ""
+) -> dict[str, Row]:
+    """A row a variant, named `{family}-{variant}`.
+
+    Args:
+        family: `Llama` for LlamaConfig and LlamaForCausalLM.
+        base: fields of all variants.
+        variants: further fields of each.
+        model: the model class, where its name does not follow from the family.
+    """
+    model = model or f"{family}ForCausalLM"
+    return {f"{family}-{name}": Row(f"{family}Config", model, {**base, **fields}) for name, fields in variants.items()}
