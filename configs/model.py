@@ -30,3 +30,6 @@ class ModelSettings(Settings):
 
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads for tensor operations. Unset: PyTorch's own choice, one a core."""
+
+    allow_non_finite_weights: bool = False
+    """Load weights that are NaN or infinite. Without it, such a checkpoint is refused, naming the tensor."""

@@ -68,7 +68,7 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     phases.end("imports")
     checkpoint = read_checkpoint(folder)
     placement = _place(checkpoint, settings.model_settings, device)
-    parameters = _load_parameters(checkpoint, placement)
+    parameters = _load_parameters(checkpoint, settings.model_settings, placement)
     kernels = select_kernels(device, placement.dtype, settings.model_settings.attention_backend)
     decoder = Decoder(checkpoint.spec, parameters, placement.max_model_len, kernels)
     phases.end("weights")
@@ -124,9 +124,15 @@ def _place(checkpoint: Checkpoint, settings: ModelSettings, device: torch.device
     return Placement(device, dtype_name, getattr(torch, dtype_name), checkpoint.max_model_len(settings))
 
 
-def _load_parameters(checkpoint: Checkpoint, placement: Placement) -> dict[str, Tensor]:
-    weight_map = build_weight_map(checkpoint.spec, checkpoint.tensor_names)
-    return load_parameters(checkpoint.spec, weight_map, checkpoint.headers, placement.dtype, placement.device)
+def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
+    return load_parameters(
+        checkpoint.spec,
+        build_weight_map(checkpoint.spec, checkpoint.tensor_names),
+        checkpoint.headers,
+        placement.dtype,
+        placement.device,
+        allow_non_finite=settings.allow_non_finite_weights,
+    )
 
 
 def _build_runner(

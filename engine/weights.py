@@ -23,6 +23,8 @@ def load_parameters(
     headers: dict[str, TensorHeader],
     dtype: torch.dtype,
     device: torch.device,
+    *,
+    allow_non_finite: bool = False,
 ) -> dict[str, Tensor]:
     """All parameters of `spec`, in `dtype` on `device`.
 
@@ -32,9 +34,10 @@ def load_parameters(
         headers: the checkpoint's tensors by name.
         dtype: to convert to.
         device: to copy to.
+        allow_non_finite: load weights that are NaN or infinite too.
 
     Raises:
-        ModelLoadError: a tensor is missing, left over, of another shape, or no floating-point numbers.
+        ModelLoadError: a tensor is missing, left over, of another shape, no floating-point numbers, or not finite.
     """
     shapes = spec.parameter_shapes()
     sources = match_names(weight_map, headers)
@@ -43,7 +46,10 @@ def load_parameters(
     for path, names in _by_file(sources, headers).items():
         with safe_open(path, framework="pt") as file:
             for name in names:
-                _copy(file.get_tensor(name), sources[name], parameters)
+                tensor = file.get_tensor(name)
+                filled = _copy(tensor, sources[name], parameters)
+                if not allow_non_finite:
+                    check_finite(name, tensor, filled)
     return parameters
 
 
@@ -108,7 +114,40 @@ def _by_file(sources: dict[str, WeightSource], headers: dict[str, TensorHeader])
     return files
 
 
-def _copy(tensor: Tensor, source: WeightSource, parameters: dict[str, Tensor]) -> None:
+def check_finite(name: str, tensor: Tensor, filled: Tensor) -> None:
+    """Refuse weights that are NaN or infinite: every token would be too.
+
+    Args:
+        name: of the tensor.
+        tensor: as the checkpoint has it.
+        filled: what was loaded of it, in the model's dtype.
+
+    Raises:
+        ModelLoadError: one of the numbers is not finite.
+    """
+    if _is_finite(filled):
+        return
+    if _is_finite(tensor):
+        raise ModelLoadError(
+            f"tensor {name!r}: its largest number, {tensor.abs().max():.3g}, does not fit in {filled.dtype}; choose"
+            " another --dtype, such as bfloat16"
+        )
+    bad = ~tensor.isfinite()
+    raise ModelLoadError(
+        f"tensor {name!r}: expected finite numbers, got {int(bad.sum())} of {tensor.numel()} that are NaN or infinite, the"
+        f" first at {bad.nonzero()[0].tolist()}; download the checkpoint again, or load it as it is with"
+        " --allow-non-finite-weights"
+    )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # The extremes are NaN where any number is; this is the fastest of PyTorch's reductions that show it.
+    low, high = tensor.aminmax()
+    return bool(low.isfinite() & high.isfinite())
+
+
+def _copy(tensor: Tensor, source: WeightSource, parameters: dict[str, Tensor]) -> Tensor:
+    """Copy a checkpoint tensor to its place in a parameter; that place."""
     target = parameters[source.parameter]
     if source.member is not None:
         target = target[source.member]
@@ -118,7 +157,7 @@ def _copy(tensor: Tensor, source: WeightSource, parameters: dict[str, Tensor]) -
         tensor = tensor.transpose(-1, -2)
     if source.order is not None:
         tensor = tensor.index_select(_row_dim(source, tensor.dim()), torch.tensor(source.order.rows))
-    target.copy_(tensor)
+    return target.copy_(tensor)
 
 
 def _listed(names: set[str]) -> str:

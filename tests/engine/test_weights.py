@@ -53,6 +53,23 @@ def test_many_missing_tensors_are_counted(folder: Path, load: Load) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite(bad: float, folder: Path, load: Load) -> None:
+    edit_tensors(folder, lambda found: found[Q_PROJ][3].fill_(bad))
+    with pytest.raises(ModelLoadError, match=rf"'{Q_PROJ}': expected finite numbers, got 48 of 2304 .* at \[3, 0\]"):
+        load(folder)
+    assert load(folder, allow_non_finite_weights=True)
+
+
+def test_a_number_too_large_for_the_dtype(folder: Path, load: Load) -> None:
+    edit_tensors(folder, lambda found: found[Q_PROJ][0].fill_(1e5))
+    with pytest.raises(
+        ModelLoadError, match=rf"'{Q_PROJ}': its largest number, 1e\+05, does not fit in torch\.float16"
+    ):
+        load(folder, dtype="float16")
+    load(folder, dtype="bfloat16")
+
+
 def test_wrong_shape(folder: Path, load: Load) -> None:
     edit_tensors(folder, lambda found: found.update({Q_PROJ: torch.zeros(48, 47)}))
     with pytest.raises(ModelLoadError, match=rf"'{Q_PROJ}': expected shape \[48, 48\], got \[48, 47\]"):
