@@ -9,6 +9,7 @@ CheckpointError
 ├── ConfigFileError           a JSON file that does not hold what it should
 ├── WeightsFileError          a safetensors file that is truncated or corrupt
 │   └── ShardError            index and shards disagree
+├── TokenizerFileError        a tokenizer's file that is corrupt, too large, or of a kind that cannot be read
 ├── GGUFError                 a GGUF file that is truncated, corrupt or incomplete
 ├── UnsupportedModelError     a sound file of a kind that cannot be imported
 └── DestinationError          the place to import to is taken
@@ -64,6 +65,10 @@ class WeightsFileError(CheckpointError):
 
 class ShardError(WeightsFileError):
     """The index and the shards of a checkpoint disagree."""
+
+
+class TokenizerFileError(CheckpointError):
+    """A tokenizer's file is corrupt, too large, or of a kind that cannot be read."""
 
 
 class GGUFError(CheckpointError):

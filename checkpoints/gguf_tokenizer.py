@@ -12,9 +12,7 @@ from checkpoints.gguf_file import GGUFFile
 from checkpoints.gguf_vocabulary import Vocabulary, read_vocabulary
 from checkpoints.json_files import write_json
 from checkpoints.pre_tokenizers import TEXT_CUTTERS
-
-SPACE = "▁"
-"""What SentencePiece writes for a space."""
+from checkpoints.tokenizer_parts import BLANK, frame, sentencepiece_decoder
 
 
 def write_tokenizer(source: GGUFFile, folder: Path, max_model_len: int) -> None:
@@ -48,7 +46,7 @@ def build_tokenizer(source: GGUFFile, vocabulary: Vocabulary) -> Tokenizer:
     tokenizer.add_tokens(vocabulary.added_tokens())
     adds_bos = source.get("tokenizer.ggml.add_bos_token", bool, _adds_bos(source) if is_byte_level else True)
     adds_eos = source.get("tokenizer.ggml.add_eos_token", bool, False)
-    framed = _frame(vocabulary, bos=adds_bos, eos=adds_eos)
+    framed = frame(vocabulary.role("bos") if adds_bos else None, vocabulary.role("eos") if adds_eos else None)
     steps: list[processors.PostProcessor] = [processors.ByteLevel(trim_offsets=False)] if is_byte_level else []
     if framed is not None:
         steps.append(framed)
@@ -103,10 +101,9 @@ def _sentencepiece(source: GGUFFile, vocabulary: Vocabulary) -> Tokenizer:
     )
     tokenizer = Tokenizer(model)
     has_prefix = source.get("tokenizer.ggml.add_space_prefix", bool, True)
-    spell = [normalizers.Replace(" ", SPACE)]
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), *spell] if has_prefix else spell)
-    unspell = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*unspell, decoders.Strip(" ", 1, 0)] if has_prefix else unspell)
+    spell = [normalizers.Replace(" ", BLANK)]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), *spell] if has_prefix else spell)
+    tokenizer.decoder = sentencepiece_decoder(has_bytes=True, has_prefix=has_prefix)
     return tokenizer
 
 
@@ -129,18 +126,6 @@ def merges_from_scores(vocabulary: Vocabulary, scores: list[float]) -> list[tupl
                 merges.append((-scores[token_id], token_id, is_text[left], is_text[right], left, right))
     merges.sort()
     return [(left, right) for *_, left, right in merges]
-
-
-def _frame(vocabulary: Vocabulary, *, bos: bool, eos: bool) -> processors.TemplateProcessing | None:
-    """Bos before and eos behind every text, where they are wanted and there are such tokens."""
-    before = vocabulary.role_token("bos") if bos else None
-    behind = vocabulary.role_token("eos") if eos else None
-    if before is None and behind is None:
-        return None
-    first = [part for part in (before, "$A", behind) if part]
-    second = [f"{part}:1" for part in (before, "$B", behind) if part]
-    ids = [(str(vocabulary.role_token(r)), vocabulary.role_ids[r]) for r in ("bos", "eos") if r in vocabulary.role_ids]
-    return processors.TemplateProcessing(single=first, pair=first + second, special_tokens=list(dict(ids).items()))
 
 
 def _tokenizer_config(source: GGUFFile, vocabulary: Vocabulary, max_model_len: int) -> dict[str, Any]:

@@ -58,6 +58,10 @@ class Vocabulary(msgspec.Struct, frozen=True):
         """Spelling of the token in a role."""
         return self.tokens[self.role_ids[role]] if role in self.role_ids else None
 
+    def role(self, role: str) -> tuple[str, int] | None:
+        """Spelling and id of the token in a role."""
+        return (self.tokens[self.role_ids[role]], self.role_ids[role]) if role in self.role_ids else None
+
 
 def read_vocabulary(source: GGUFFile) -> Vocabulary:
     """The vocabulary of `source`.

@@ -43,14 +43,18 @@ class TextCutter(msgspec.Struct, frozen=True):
     ignores_merges: bool = False
     adds_bos: bool = False
 
-    def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
-        """The steps that cut text and spell it in byte-level letters."""
+    def pre_tokenizer(self, *, add_prefix_space: bool = False) -> pre_tokenizers.PreTokenizer:
+        """The steps that cut text and spell it in byte-level letters.
+
+        Args:
+            add_prefix_space: put a blank in front of what begins without one.
+        """
         steps: list[pre_tokenizers.PreTokenizer] = []
         if self.is_digit_split:
             steps.append(pre_tokenizers.Digits(individual_digits=True))
         if self.patterns:
             steps.append(pre_tokenizers.Split(Regex("|".join(self.patterns)), behavior="isolated"))
-        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not self.patterns))
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=not self.patterns))
         return pre_tokenizers.Sequence(steps)
 
     def normalizer(self) -> normalizers.Normalizer | None:

@@ -4,12 +4,8 @@ import asyncio
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import tokenizers
-
-from checkpoints.errors import CheckpointError
-from checkpoints.json_files import read_json_object
+from checkpoints.tokenizer_folder import load_tokenizer
 from server.detokenizer import REPLACEMENT, ByteDetokenizer, Detokenizer, WindowDetokenizer
 from server.errors import invalid_request
 from server.vocabulary import Vocabulary
@@ -23,27 +19,17 @@ class Tokenizer:
     """The tokenizer of one checkpoint.
 
     Args:
-        folder: holds tokenizer.json and perhaps tokenizer_config.json.
+        folder: holds tokenizer.json, or vocab.json and merges.txt, or tokenizer.model; and perhaps tokenizer_config.json.
+
+    Attributes:
+        config: tokenizer_config.json, with the special tokens that other files name.
 
     Raises:
-        CheckpointError: tokenizer.json is missing, unreadable or corrupt.
+        CheckpointError: these files are missing, unreadable or corrupt.
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "tokenizer.json"
-        if not path.exists():
-            raise CheckpointError(
-                f"{folder} has no tokenizer.json; add the one that belongs to the model (transformers writes it with"
-                " AutoTokenizer.from_pretrained(...).save_pretrained(...))"
-            )
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(f"{path} is no tokenizer that can be read: {error}") from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        config_path = folder / "tokenizer_config.json"
-        self.config: dict[str, Any] = read_json_object(config_path) if config_path.exists() else {}
+        self._tokenizer, self.config = load_tokenizer(folder)
         self._vocabulary = Vocabulary(self._tokenizer)
 
     @property

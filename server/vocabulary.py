@@ -32,7 +32,8 @@ class Vocabulary:
         self._added = {token_id: str(token.content).encode() for token_id, token in added.items()}
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         self._bytes: dict[int, bytes] = {}
-        self.size = max(tokenizer.get_vocab_size(with_added_tokens=True), max(self._added, default=-1) + 1)
+        # Not the number of tokens: ids may have gaps.
+        self.size = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *self._added], default=-1) + 1
         steps = _decoder_steps(tokenizer)
         kinds = tuple(str(step["type"]) for step in steps)
         self._is_byte_level = kinds == ("ByteLevel",)
