@@ -6,42 +6,52 @@ A family's page starts from here and says what it does otherwise.
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from engine.errors import ModelLoadError
 from engine.models.config_fields import Config, activation, field, head_counts, head_width, positive
 from engine.models.rope_config import longest_context, read_rope
 from engine.models.spec import DecoderSpec, HeadSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 
 
-def read_heads(config: Config) -> tuple[int, int, int]:
-    """num_q_heads, num_kv_heads and head_dim."""
+def read_heads(config: Config, num_kv_heads: int | None = None) -> tuple[int, int, int]:
+    """num_q_heads, num_kv_heads (as given, or else as the config says) and head_dim."""
     num_heads = positive(config, "num_attention_heads")
-    num_q_heads, num_kv_heads = head_counts(num_heads, positive(config, "num_key_value_heads", num_heads))
+    num_q_heads, num_kv_heads = head_counts(
+        num_heads, num_kv_heads or positive(config, "num_key_value_heads", num_heads)
+    )
     if config.get("head_dim"):
         return num_q_heads, num_kv_heads, positive(config, "head_dim")
     return num_q_heads, num_kv_heads, head_width(positive(config, "hidden_size"), num_q_heads)
 
 
-def read_rms_norm(config: Config, **changes: Any) -> NormSpec:
+def read_rms_norm(config: Config, default_eps: float = 1e-6, **changes: Any) -> NormSpec:
     """RMSNorm with the model's epsilon; `changes` are fields of NormSpec."""
-    return NormSpec(NormKind.RMS, field(config, "rms_norm_eps", float, 1e-6), **changes)
+    return NormSpec(NormKind.RMS, field(config, "rms_norm_eps", float, default_eps), **changes)
+
+
+def read_layer_norm(config: Config, *, has_bias: bool = True) -> NormSpec:
+    """LayerNorm with the model's epsilon."""
+    return NormSpec(NormKind.LAYER, field(config, "layer_norm_eps", float, 1e-5), has_bias=has_bias)
 
 
 def read_mlp(config: Config, default_activation: str = "silu", **changes: Any) -> MLPSpec:
-    """The gated MLP; `changes` are fields of MLPSpec."""
-    mlp = MLPSpec(
-        intermediate_size=positive(config, "intermediate_size"),
-        activation=activation(config, "hidden_act", default_activation),
-        is_gated=True,
-        has_bias=field(config, "mlp_bias", bool, default=False),
-    )
-    return msgspec.structs.replace(mlp, **changes)
+    """The gated MLP; `changes` are fields of MLPSpec, and an activation that they replace is not read."""
+    if "activation" not in changes:
+        changes["activation"] = activation(config, "hidden_act", default_activation)
+    if "intermediate_size" not in changes:
+        changes["intermediate_size"] = positive(config, "intermediate_size")
+    has_bias = field(config, "mlp_bias", bool, default=False)
+    return MLPSpec(**{"is_gated": True, "has_bias": has_bias, **changes})
 
 
-def read_layer(config: Config, **changes: Any) -> LayerSpec:
+def read_plain_mlp(config: Config, default_activation: str, *, has_bias: bool = True) -> MLPSpec:
+    """The MLP without a gate, four times as wide as the model where the config does not say."""
+    width = positive(config, "intermediate_size", 4 * positive(config, "hidden_size"))
+    return MLPSpec(width, activation(config, "hidden_act", default_activation), is_gated=False, has_bias=has_bias)
+
+
+def read_layer(config: Config, *, num_kv_heads: int | None = None, **changes: Any) -> LayerSpec:
     """A layer with rope and a gated MLP; `changes` are fields of LayerSpec, and what they replace is not read."""
-    num_q_heads, num_kv_heads, head_dim = read_heads(config)
+    num_q_heads, num_kv_heads, head_dim = read_heads(config, num_kv_heads)
     if "rope" not in changes:
         changes["rope"] = read_rope(config, head_dim)
     if "mlp" not in changes:
@@ -99,3 +109,8 @@ def read_windows(config: Config, is_sliding: Sequence[bool], *, name: str = "sli
         return [None] * num_layers
     window = positive(config, name)
     return [window if layer_type == "sliding_attention" else None for layer_type in layer_types]
+
+
+def all_but_every(config: Config, interval: int) -> list[bool]:
+    """A layer each: True, but in each `interval`-th False; says which layers slide, or turn, in configs that only count."""
+    return [(layer_idx + 1) % interval != 0 for layer_idx in range(positive(config, "num_hidden_layers"))]

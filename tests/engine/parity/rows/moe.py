@@ -1,5 +1,49 @@
 """Families with experts."""
 
-from tests.engine.parity.rows.row import Row
+from tests.engine.parity.rows.gqa import HEADS
+from tests.engine.parity.rows.row import SMALL, Row, rows
 
-ROWS: dict[str, Row] = {}
+MIXTRAL = {**SMALL, "num_local_experts": 5, "num_experts_per_tok": 2}
+QWEN2_MOE = {
+    **SMALL,
+    "moe_intermediate_size": 24,
+    "num_experts": 7,
+    "num_experts_per_tok": 3,
+    "shared_expert_intermediate_size": 40,
+}
+QWEN3_MOE = {**SMALL, "head_dim": 16, "moe_intermediate_size": 24, "num_experts": 7, "num_experts_per_tok": 3}
+DENSE_LAYERS = {"mlp_only_layers": [2], "decoder_sparse_step": 2, "num_hidden_layers": 4}
+
+ROWS: dict[str, Row] = {
+    **rows(
+        "Mixtral",
+        MIXTRAL,
+        {
+            **HEADS,
+            "head-dim": {"head_dim": 24, "tie_word_embeddings": True},
+            "window": {"sliding_window": 7},
+            "one-expert-a-token": {"num_experts_per_tok": 1},
+            "all-experts": {"num_experts_per_tok": 5},
+        },
+    ),
+    **rows(
+        "Qwen2Moe",
+        QWEN2_MOE,
+        {
+            **HEADS,
+            "renormalized-no-biases": {"norm_topk_prob": True, "qkv_bias": False},
+            "dense-layers-tied": {**DENSE_LAYERS, "tie_word_embeddings": True},
+            "window": {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2},
+        },
+    ),
+    **rows(
+        "Qwen3Moe",
+        QWEN3_MOE,
+        {
+            **HEADS,
+            "renormalized-biases": {"norm_topk_prob": True, "attention_bias": True},
+            "dense-layers-tied": {**DENSE_LAYERS, "tie_word_embeddings": True},
+            "window": {"use_sliding_window": True, "sliding_window": 7},
+        },
+    ),
+}
