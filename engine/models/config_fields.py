@@ -10,6 +10,25 @@ Config = Mapping[str, Any]
 T = TypeVar("T", int, float, str, bool)
 
 
+class Renamed(dict[str, Any]):
+    """The config of a family that has names of its own for what Llama named; errors say the name in the file.
+
+    Args:
+        config: config.json.
+        names: the family's names -> Llama's.
+    """
+
+    def __init__(self, config: Config, names: Mapping[str, str]) -> None:
+        present = {theirs: ours for theirs, ours in names.items() if config.get(theirs) is not None}
+        super().__init__({**config, **{ours: config[theirs] for theirs, ours in present.items()}})
+        self.spelling = {ours: theirs for theirs, ours in (*names.items(), *present.items())}
+        """Llama's names -> those of the file."""
+
+
+def _spelled(config: Config, name: str) -> str:
+    return config.spelling.get(name, name) if isinstance(config, Renamed) else name
+
+
 def field(config: Config, name: str, kind: type[T], default: T | None = None) -> T:
     """The value of `name`, which must be of type `kind`; `default` where it is absent or null.
 
@@ -19,20 +38,25 @@ def field(config: Config, name: str, kind: type[T], default: T | None = None) ->
     value = config.get(name)
     if value is None:
         if default is None:
-            raise ModelLoadError(f"config.json lacks {name!r}, which must be of type {kind.__name__}")
+            raise ModelLoadError(f"config.json lacks {_spelled(config, name)!r}, which must be of type {kind.__name__}")
         return default
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise ModelLoadError(f"config.json: {name!r} must be of type {kind.__name__}, got {value!r}")
+        raise ModelLoadError(f"config.json: {_spelled(config, name)!r} must be of type {kind.__name__}, got {value!r}")
     return value
+
+
+def optional_float(config: Config, name: str) -> float | None:
+    """A number, or None where it is absent or null."""
+    return None if config.get(name) is None else field(config, name, float)
 
 
 def positive(config: Config, name: str, default: int | None = None) -> int:
     """An integer field of at least 1."""
     value = field(config, name, int, default)
     if value < 1:
-        raise ModelLoadError(f"config.json: {name!r} must be at least 1, got {value}")
+        raise ModelLoadError(f"config.json: {_spelled(config, name)!r} must be at least 1, got {value}")
     return value
 
 
@@ -84,7 +108,8 @@ def activation(config: Config, name: str, default: str) -> Activation:
     """
     key = field(config, name, str, default)
     if key not in ACTIVATIONS:
-        raise ModelLoadError(f"config.json: {name!r} must be one of {', '.join(sorted(ACTIVATIONS))}, got {key!r}")
+        known = ", ".join(sorted(ACTIVATIONS))
+        raise ModelLoadError(f"config.json: {_spelled(config, name)!r} must be one of {known}, got {key!r}")
     return ACTIVATIONS[key]
 
 
@@ -97,4 +122,5 @@ def only(config: Config, name: str, *allowed: object) -> None:
     value = config.get(name)
     if value is not None and not any(type(value) is type(a) and value == a for a in allowed):
         listed = " or ".join(repr(a) for a in allowed)
-        raise ModelLoadError(f"config.json: {name!r} is {value!r}, which headcount cannot run; it runs {listed}")
+        spelled = _spelled(config, name)
+        raise ModelLoadError(f"config.json: {spelled!r} is {value!r}, which headcount cannot run; it runs {listed}")
