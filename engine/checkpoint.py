@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from checkpoints.errors import ConfigFileError
+from checkpoints.folders import CONFIG_FILE, GENERATION_CONFIG_FILE
 from checkpoints.headers import TensorHeader, read_config, read_generation_config, read_headers
 from configs.model import ModelSettings
 from engine.dtypes import resolve_dtype
@@ -13,20 +15,19 @@ from engine.models.tensor_names import TensorNames
 
 
 class Checkpoint(NamedTuple):
-    """A folder's config, generation config and tensor headers, and the spec that follows."""
+    """A folder's config, generation config and tensor headers, and the spec that follows.
+
+    Attributes:
+        eos_token_ids: all end-of-sequence tokens: of generation_config.json, else of config.json; none where neither
+            says. Ids beyond the vocabulary, which nothing could generate, are left out.
+    """
 
     config: dict[str, Any]
     generation_config: dict[str, Any]
     headers: dict[str, TensorHeader]
     spec: DecoderSpec
     tensor_names: TensorNames
-
-    @property
-    def eos_token_ids(self) -> list[int]:
-        """End-of-sequence tokens: of generation_config.json, else of config.json; none where neither says."""
-        found = self.generation_config.get("eos_token_id")
-        found = self.config.get("eos_token_id") if found is None else found
-        return [found] if isinstance(found, int) else list(found or [])
+    eos_token_ids: list[int]
 
     def dtype_name(self, settings: ModelSettings) -> str:
         """The number format to run in.
@@ -61,4 +62,19 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     config = read_config(folder)
     spec = load_spec(config)
     names = find_family(config).names(config)
-    return Checkpoint(config, read_generation_config(folder), read_headers(folder), spec, names)
+    generation_config = read_generation_config(folder)
+    eos_token_ids = [i for i in _eos_token_ids(folder, config, generation_config) if 0 <= i < spec.vocab_size]
+    return Checkpoint(config, generation_config, read_headers(folder), spec, names, eos_token_ids)
+
+
+def _eos_token_ids(folder: Path, config: dict[str, Any], generation_config: dict[str, Any]) -> list[int]:
+    for name, values in ((GENERATION_CONFIG_FILE, generation_config), (CONFIG_FILE, config)):
+        found = values.get("eos_token_id")
+        if found is None:
+            continue
+        ids = found if isinstance(found, list) else [found]
+        if not all(type(token_id) is int for token_id in ids):
+            what = f"eos_token_id in {folder / name} is malformed"
+            raise ConfigFileError(what, expected="a token id, or a list of them", given=repr(found)[:200])
+        return list(dict.fromkeys(ids))
+    return []
