@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from typing import NamedTuple
 
 from engine.errors import ModelLoadError
 from engine.models import families
@@ -10,14 +11,28 @@ from engine.models.family import Family
 from engine.models.spec import DecoderSpec
 
 
-def _find_pages() -> dict[str, Family]:
-    pages = [
-        importlib.import_module(f"{families.__name__}.{page.name}") for page in pkgutil.iter_modules(families.__path__)
-    ]
-    return {name: page.FAMILY for page in pages for name in page.FAMILY.architectures}
+class Page(NamedTuple):
+    """A page under families/.
+
+    Attributes:
+        summary: the first sentence of its docstring.
+        family: what it says.
+    """
+
+    summary: str
+    family: Family
 
 
-FAMILIES: dict[str, Family] = _find_pages()
+def _find_pages() -> tuple[Page, ...]:
+    names = [f"{families.__name__}.{page.name}" for page in pkgutil.iter_modules(families.__path__)]
+    modules = [importlib.import_module(name) for name in names]
+    return tuple(Page((module.__doc__ or "").split("\n\n")[0].replace("\n", " "), module.FAMILY) for module in modules)
+
+
+PAGES = _find_pages()
+"""By name."""
+
+FAMILIES: dict[str, Family] = {name: page.family for page in PAGES for name in page.family.architectures}
 
 
 def find_family(config: Config) -> Family:

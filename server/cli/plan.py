@@ -13,7 +13,7 @@ from configs.sizes import format_bytes, parse_bytes
 from server.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from server.cli.planning import Plan, PlanRow
+    from server.cli.planning import LayerGroup, Plan, PlanRow
 
 
 def plan(
@@ -25,6 +25,8 @@ def plan(
     context: PositiveInt | None = None,
     block_size: PositiveInt = 16,
     json: Annotated[bool, Parameter(negative="")] = False,
+    list_models: Annotated[bool, Parameter(name="--list", negative="")] = False,
+    markdown: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Show what a model needs and what fits, before it is loaded.
 
@@ -37,7 +39,12 @@ def plan(
         context: tokens of one request, prompt and output. Unset: the longest the model takes.
         block_size: tokens in a KV block.
         json: print JSON, for programs.
+        list_models: show the model families that run instead, and what their best-known checkpoints take.
+        markdown: with --list: print docs/models.md.
     """
+    if list_models:
+        _print_list(as_json=json, as_markdown=markdown)
+        return
     import msgspec
 
     from checkpoints.resolve import resolve_model
@@ -51,6 +58,20 @@ def plan(
         print(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
     else:
         render(made, Console(highlight=False))
+
+
+def _print_list(*, as_json: bool, as_markdown: bool) -> None:
+    import msgspec
+
+    from server.cli import model_list
+
+    models = model_list.list_models()
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(models), indent=2).decode())
+    elif as_markdown:
+        print(model_list.as_markdown(models), end="")
+    else:
+        model_list.render(models, Console(highlight=False))
 
 
 def _memory_bytes(memory: str | None) -> int:
@@ -74,7 +95,7 @@ def render(made: "Plan", console: Console) -> None:
 
 def _facts(made: "Plan") -> Table:
     table = Table.grid(padding=(0, 2))
-    heads = f"{made.num_q_heads} query heads on {made.num_kv_heads} key/value heads of width {made.head_dim}"
+    heads = f"{made.heads.replace(' on ', ' query heads on ')} key/value heads of width {made.head_dim}"
     on_disk = f", {format_bytes(made.checkpoint_bytes)} on disk" if made.checkpoint_bytes != made.weights_bytes else ""
     rows = {
         "model": f"{made.model} ({made.architecture})",
@@ -84,9 +105,17 @@ def _facts(made: "Plan") -> Table:
         "longest context": f"{made.max_model_len:,} tokens",
         "memory": format_bytes(made.memory_bytes),
     }
+    if len(made.layers) > 1:
+        rows["layers"] = "\n".join(map(_group, made.layers))
     for name, text in rows.items():
         table.add_row(f"[bold]{name}[/]", text)
     return table
+
+
+def _group(group: "LayerGroup") -> str:
+    sees = f"the last {group.sliding_window:,} tokens" if group.sliding_window else "all tokens"
+    heads = f"{group.num_q_heads} query heads on {group.num_kv_heads}"
+    return f"{group.num_layers} x {group.attention_type.upper()}, {heads}, each token sees {sees}"
 
 
 def _variants(made: "Plan") -> Table:
@@ -102,7 +131,7 @@ def _variants(made: "Plan") -> Table:
         table.add_row(
             row.label,
             row.attention_type.upper(),
-            str(row.num_kv_heads),
+            "mixed" if row.num_kv_heads is None else str(row.num_kv_heads),
             format_bytes(row.weights_bytes),
             f"{row.kv_bytes_per_token:,} B",
             format_bytes(row.kv_bytes_per_request),

@@ -3,6 +3,7 @@
 The running server computes the same numbers from the same spec and geometry; a test holds the two together.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,26 @@ import msgspec
 
 from checkpoints.headers import TensorHeader, read_config, read_headers
 from engine.dtypes import DTYPE_BYTES, resolve_dtype
+from engine.models import describe
 from engine.models.registry import load_spec
-from engine.models.spec import DecoderSpec
+from engine.models.spec import DecoderSpec, LayerSpec
+
+
+class LayerGroup(msgspec.Struct, frozen=True):
+    """Layers whose attention is the same.
+
+    Attributes:
+        num_layers: how many.
+        sliding_window: tokens that each looks back on, its own included; None: all.
+    """
+
+    num_layers: int
+    attention_type: str
+    num_q_heads: int
+    num_kv_heads: int
+    k_head_dim: int
+    v_head_dim: int
+    sliding_window: int | None
 
 
 class PlanRow(msgspec.Struct, frozen=True):
@@ -20,13 +39,14 @@ class PlanRow(msgspec.Struct, frozen=True):
 
     Attributes:
         label: `actual` for the model as it is, `what-if` for the others.
+        num_kv_heads: in every layer; None where layers differ.
         num_tokens: tokens whose keys and values fit beside the weights, in whole blocks.
         num_requests: requests of the plan's context that fit at the same time.
     """
 
     label: str
     attention_type: str
-    num_kv_heads: int
+    num_kv_heads: int | None
     weights_bytes: int
     kv_bytes_per_token: int
     kv_bytes_per_request: int
@@ -40,7 +60,8 @@ class Plan(msgspec.Struct, frozen=True):
     """What a model needs, and what fits in `memory_bytes`.
 
     Attributes:
-        num_q_heads: of the first layer; so are `num_kv_heads` and `head_dim`. `attention_type` says where layers differ.
+        heads: query heads on key/value heads, for people.
+        layers: those that are alike together, most first.
         weights_bytes: as loaded; a checkpoint of another dtype takes `checkpoint_bytes` on disk.
         context_tokens: the tokens of one request, prompt and output.
         rows: most key/value heads first.
@@ -50,9 +71,9 @@ class Plan(msgspec.Struct, frozen=True):
     architecture: str
     attention_type: str
     num_layers: int
-    num_q_heads: int
-    num_kv_heads: int
-    head_dim: int
+    heads: str
+    head_dim: str
+    layers: list[LayerGroup]
     dtype: str
     max_model_len: int
     num_parameters: int
@@ -99,15 +120,14 @@ def make_plan(
     dtype = resolve_dtype(assumptions.dtype, config, next((header.dtype for header in headers.values()), ""))
     geometry = spec.kv_geometry(DTYPE_BYTES[dtype], assumptions.block_size)
     context_tokens = assumptions.context_tokens or spec.max_position_embeddings
-    first = spec.layers[0]
     return Plan(
         model=model,
         architecture=spec.architecture,
         attention_type=geometry.attention_type,
         num_layers=spec.num_layers,
-        num_q_heads=first.num_q_heads,
-        num_kv_heads=first.num_kv_heads,
-        head_dim=first.k_head_dim,
+        heads=describe.heads(spec),
+        head_dim=describe.head_dim(spec),
+        layers=group_layers(spec),
         dtype=dtype,
         max_model_len=spec.max_position_embeddings,
         num_parameters=spec.num_parameters(),
@@ -120,6 +140,17 @@ def make_plan(
         context_tokens=context_tokens,
         rows=_rows(spec, DTYPE_BYTES[dtype], context_tokens, assumptions),
     )
+
+
+def group_layers(spec: DecoderSpec) -> list[LayerGroup]:
+    """The layers of a model by their attention, most first."""
+
+    def attention_of(layer: LayerSpec) -> tuple[str, int, int, int, int, int | None]:
+        geometry = layer.kv_geometry()
+        return geometry.attention_type, *msgspec.structs.astuple(geometry), layer.sliding_window
+
+    counts = Counter(map(attention_of, spec.layers))
+    return [LayerGroup(count, *attention) for attention, count in counts.most_common()]
 
 
 def _rows(spec: DecoderSpec, dtype_bytes: int, context_tokens: int, assumptions: Assumptions) -> list[PlanRow]:
@@ -145,10 +176,11 @@ def _row(label: str, spec: DecoderSpec, dtype_bytes: int, context_tokens: int, a
     weights_bytes = spec.num_parameters() * dtype_bytes
     num_blocks = geometry.num_blocks_in(assumptions.memory_bytes - weights_bytes)
     kv_cache_bytes = num_blocks * geometry.bytes_per_block
+    counts = {layer.num_kv_heads for layer in spec.layers}
     return PlanRow(
         label=label,
         attention_type=geometry.attention_type,
-        num_kv_heads=spec.layers[0].num_kv_heads,
+        num_kv_heads=counts.pop() if len(counts) == 1 else None,
         weights_bytes=weights_bytes,
         kv_bytes_per_token=geometry.bytes_per_token,
         kv_bytes_per_request=geometry.bytes_per_request(context_tokens),

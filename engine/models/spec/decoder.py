@@ -5,8 +5,9 @@ import math
 import msgspec
 
 from engine.models.spec.layer import LayerSpec, NormPlace, norm_shapes
+from engine.models.spec.mlp import MoESpec
 from engine.models.spec.norm import NormSpec
-from kvcache.geometry import KVGeometry, LayerGeometry
+from kvcache.geometry import KVGeometry
 
 
 class EmbeddingSpec(msgspec.Struct, frozen=True):
@@ -89,7 +90,7 @@ class DecoderSpec(msgspec.Struct, frozen=True):
 
     def kv_geometry(self, dtype_bytes: int, block_size: int) -> KVGeometry:
         """The KV cache of this model for numbers of `dtype_bytes` bytes in blocks of `block_size` tokens."""
-        layers = tuple(LayerGeometry(s.num_q_heads, s.num_kv_heads, s.k_head_dim, s.v_head_dim) for s in self.layers)
+        layers = tuple(layer.kv_geometry() for layer in self.layers)
         return KVGeometry(layers=layers, dtype_bytes=dtype_bytes, block_size=block_size)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -108,6 +109,16 @@ class DecoderSpec(msgspec.Struct, frozen=True):
     def num_parameters(self) -> int:
         """Numbers in all parameters together."""
         return sum(map(math.prod, self.parameter_shapes().values()))
+
+    def num_active_parameters(self) -> int:
+        """Numbers that one token passes: of the experts only those that it is sent to."""
+        sparse = [layer.mlp for layer in self.layers if isinstance(layer.mlp, MoESpec)]
+        idle = sum(
+            (mlp.num_experts - mlp.num_experts_per_token)
+            * sum(map(math.prod, mlp.expert.shapes(self.hidden_size).values()))
+            for mlp in sparse
+        )
+        return self.num_parameters() - idle
 
     def _embedding_shapes(self) -> dict[str, tuple[int, ...]]:
         embedding, hidden = self.embedding, self.hidden_size

@@ -8,6 +8,7 @@ from engine.models.spec.attention import QKNormSpec, ValueEmbeddingSpec
 from engine.models.spec.mlp import MLPSpec, MoESpec, linear_shapes
 from engine.models.spec.norm import NormSpec
 from engine.models.spec.rope import RopeSpec
+from kvcache.geometry import LayerGeometry
 
 
 class NormPlace(enum.StrEnum):
@@ -92,6 +93,10 @@ class LayerSpec(msgspec.Struct, frozen=True):
     def o_width(self) -> int:
         """Columns that go into the output projection."""
         return self.num_q_heads * self.v_head_dim
+
+    def kv_geometry(self) -> LayerGeometry:
+        """The heads that the KV cache keeps."""
+        return LayerGeometry(self.num_q_heads, self.num_kv_heads, self.k_head_dim, self.v_head_dim)
 
     def shapes(self, hidden_size: int, vocab_size: int) -> dict[str, tuple[int, ...]]:
         """The parameters of attention and feed-forward part, without the norms around them."""
