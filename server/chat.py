@@ -11,6 +11,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from checkpoints.chat_templates import DEFAULT, read_chat_templates
 from checkpoints.errors import CheckpointError
 from server.errors import MAX_ECHO_CHARS, invalid_request, printable
 from server.tokenizer import Tokenizer
@@ -79,26 +80,17 @@ class ChatTemplate:
 
 
 def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The checkpoint's template: of chat_template.jinja, else of tokenizer_config.json; None where it has none.
+    """The checkpoint's default template (see `read_chat_templates`); None where it has none.
 
     Raises:
         CheckpointError: it cannot be read, or is no template.
     """
-    path = folder / "chat_template.jinja"
+    source = read_chat_templates(folder, tokenizer.config).get(DEFAULT)
     try:
-        source = path.read_text(encoding="utf-8") if path.exists() else _from_config(tokenizer.config)
         return ChatTemplate(source, tokenizer) if source else None
-    except (OSError, UnicodeDecodeError, jinja2.TemplateSyntaxError) as error:
-        raise CheckpointError(f"the chat template of {folder} cannot be read: {error}") from None
-
-
-def _from_config(config: dict[str, Any]) -> str | None:
-    """`chat_template` of tokenizer_config.json: a text, or several with names."""
-    source = config.get("chat_template")
-    if isinstance(source, list):
-        named = [entry for entry in source if isinstance(entry, dict)]
-        source = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
-    return source if isinstance(source, str) else None
+    except jinja2.TemplateSyntaxError as error:
+        what = f"the chat template of {folder} is no Jinja template"
+        raise CheckpointError(what, given=f"{error.message} in line {error.lineno}") from None
 
 
 class GenerationBlock(Extension):

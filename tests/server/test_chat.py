@@ -195,10 +195,27 @@ def test_where_a_template_comes_from(tmp_path: Path) -> None:
     assert template.render(messages) == "from the file: é"
 
 
-@pytest.mark.parametrize("template", [b"{% if %}", b"\xff\xfe", b"{% nothing %}", b"{{ x | no_such_filter }}"])
-def test_a_broken_template_names_its_folder(tmp_path: Path, template: bytes) -> None:
-    with pytest.raises(CheckpointError, match=f"the chat template of {tmp_path} cannot be read"):
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (b"{% if %}", "the chat template of .* is no Jinja template: got Expected an expression, .* in line 1"),
+        (b"\n{% nothing %}", "is no Jinja template: got Encountered unknown tag 'nothing'.* in line 2"),
+        (b"{{ x | no_such_filter }}", "is no Jinja template: got No filter named 'no_such_filter'"),
+        (b"\xff\xfe", r"chat_template\.jinja is malformed: expected UTF-8 text"),
+    ],
+)
+def test_a_broken_template_is_named(tmp_path: Path, template: bytes, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
         write(tmp_path, {}, template)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_special_tokens_of_other_files_reach_the_template(tmp_path: Path) -> None:
+    tiny.save(tiny.byte_level(), tmp_path, {"chat_template": "{{ bos_token }}{{ eos_token }}"})
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<b>", "eos_token": {"content": "<e>"}}))
+    template = load_chat_template(tmp_path, Tokenizer(tmp_path))
+    assert template is not None
+    assert template.render([{"role": "user", "content": "x"}]) == "<b><e>"
 
 
 def test_json_can_hold_what_templates_print(tokenizer: Tokenizer) -> None:
