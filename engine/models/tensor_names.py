@@ -74,6 +74,14 @@ class TensorNames(msgspec.Struct, frozen=True):
         """The same table with other names outside the layers."""
         return msgspec.structs.replace(self, top={**self.top, **names})
 
+    def with_prefix(self, prefix: str, ignored: tuple[str, ...]) -> Self:
+        """The same table with `prefix` before every name, in a checkpoint that also holds what `ignored` says."""
+        top: dict[str, str | Tensors] = {}
+        for key, found in self.top.items():
+            entry = _as_tensors(found)
+            top[key] = msgspec.structs.replace(entry, names=tuple(prefix + name for name in entry.names))
+        return msgspec.structs.replace(self, layer_prefix=prefix + self.layer_prefix, top=top, ignored=ignored)
+
 
 class WeightSource(NamedTuple):
     """One checkpoint tensor and where it goes.
@@ -145,7 +153,11 @@ def _look_up(table: dict[str, str | Tensors], part: str) -> tuple[Tensors, str]:
     """The entry of a parameter, and what its names still lack."""
     stem, dot, kind = part.rpartition(".")
     found, ending = (table[part], "") if part in table else (table[stem], f"{dot}{kind}")
-    return (tensors(found) if isinstance(found, str) else found), ending
+    return _as_tensors(found), ending
+
+
+def _as_tensors(entry: str | Tensors) -> Tensors:
+    return tensors(entry) if isinstance(entry, str) else entry
 
 
 def _places(

@@ -16,6 +16,14 @@ HEADS = {
     "mqa": {"num_key_value_heads": 1},
 }
 
+QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
+CAPS = {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 4.0}
+GEMMA3 = {**SMALL, "num_hidden_layers": 4, "head_dim": 12, "sliding_window": 7, "query_pre_attn_scalar": 10}
+VISION = {
+    **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    **{"image_size": 8, "patch_size": 4},
+}
+
 ROWS: dict[str, Row] = {
     **rows(
         "Llama",
@@ -29,4 +37,68 @@ ROWS: dict[str, Row] = {
         },
     ),
     **rows("Mistral", SMALL, {**HEADS, "window": {"sliding_window": 7}, "no-window": {"sliding_window": None}}),
+    **rows(
+        "Qwen2",
+        SMALL,
+        {
+            **HEADS,
+            "tied": {"tie_word_embeddings": True},
+            "window": QWEN_WINDOW,
+            "no-window": {**QWEN_WINDOW, "use_sliding_window": False},
+            "odd-heads": {"hidden_size": 56, "num_attention_heads": 7, "num_key_value_heads": 1},
+        },
+    ),
+    **rows(
+        "Qwen3",
+        {**SMALL, "head_dim": 12},
+        {
+            **HEADS,
+            "biases-tied": {"attention_bias": True, "tie_word_embeddings": True},
+            "window": QWEN_WINDOW,
+            "odd-heads": {"num_attention_heads": 5, "num_key_value_heads": 5},
+        },
+    ),
+    **rows(
+        "Gemma",
+        {**SMALL, "head_dim": 16},
+        {
+            **HEADS,
+            "untied": {"tie_word_embeddings": False},
+            "biases": {"attention_bias": True},
+            "older-gelu": {"hidden_act": "gelu"},
+        },
+    ),
+    **rows(
+        "Gemma2",
+        {**SMALL, "head_dim": 12, "sliding_window": 7, "query_pre_attn_scalar": 10, **CAPS},
+        {
+            **HEADS,
+            "uncapped": {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+            "biases-untied": {"attention_bias": True, "tie_word_embeddings": False},
+            "layer-types": {"layer_types": ["full_attention", "full_attention", "sliding_attention"]},
+        },
+    ),
+    **rows(
+        "Gemma3",
+        GEMMA3,
+        {
+            **HEADS,
+            "older-pattern": {"sliding_window_pattern": 2},
+            "scaled": {
+                "sliding_window_pattern": 2,
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+                },
+            },
+            "capped": {"final_logit_softcapping": 4.0, "tie_word_embeddings": False},
+        },
+        config="Gemma3TextConfig",
+    ),
+    **rows(
+        "Gemma3",
+        {"text_config": {**GEMMA3, "sliding_window_pattern": 2}, "vision_config": VISION},
+        {"vision": {}},
+        model="Gemma3ForConditionalGeneration",
+    ),
 }

@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 def rows(
-    family: str, base: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], model: str = ""
+    family: str, base: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], model: str = "", config: str = ""
 ) -> dict[str, Row]:
     """A row a variant, named `{family}-{variant}`.
 
@@ -43,6 +43,7 @@ def rows(
         base: fields of all variants.
         variants: further fields of each.
         model: the model class, where its name does not follow from the family.
+        config: the config class, likewise.
     """
-    model = model or f"{family}ForCausalLM"
-    return {f"{family}-{name}": Row(f"{family}Config", model, {**base, **fields}) for name, fields in variants.items()}
+    model, config = model or f"{family}ForCausalLM", config or f"{family}Config"
+    return {f"{family}-{name}": Row(config, model, {**base, **fields}) for name, fields in variants.items()}
