@@ -10,8 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoints.errors import CheckpointError
+from engine.checkpoint import read_checkpoint
 from engine.core import EngineCore
 from engine.errors import EngineError, KVCapacityError, ModelLoadError
+from engine.models.tensor_names import build_weight_map
+from engine.weights import load_parameters
+from tests.engine.parity.oracles import build_oracle, save
+from tests.engine.parity.rows import ROWS
 from tests.engine.tiny_models import build_model, make_request, prompt, run, save_model, tokens
 
 Load = Callable[..., EngineCore]
@@ -108,7 +113,7 @@ def test_missing_shard(tmp_path: Path, load: Load) -> None:
     ("changes", "message"),
     [
         ({"num_key_value_heads": 4}, r"query heads \(6\) must be a multiple of the key/value heads \(4\)"),
-        ({"architectures": ["MambaForCausalLM"]}, r"MambaForCausalLM; supported: GPT2LMHeadModel, LlamaForCausalLM"),
+        ({"architectures": ["MambaForCausalLM"]}, r"MambaForCausalLM; supported: .*GPT2LMHeadModel, .*LlamaForCausalLM"),
         ({"architectures": None}, r"architecture not supported: none"),
         ({"hidden_size": None}, r"lacks 'hidden_size'"),
         ({"hidden_size": "48"}, r"'hidden_size' must be of type int, got '48'"),
@@ -153,3 +158,47 @@ def test_every_dtype_runs(folder: Path, load: Load, dtype: str) -> None:
         parameter.numel() for parameter in build_model("llama").parameters()
     )
     assert len(tokens(run(core, [make_request("r", prompt(9), ignore_eos=True)])["r"])) == 16
+
+
+EXPERT = "model.layers.1.block_sparse_moe.experts.{}.{}.weight"
+
+
+@pytest.fixture
+def mixtral(tmp_path: Path) -> Path:
+    """Five experts a layer, 48 columns in, 56 between."""
+    return save(build_oracle(ROWS["Mixtral-gqa"]), tmp_path)
+
+
+def test_each_experts_tensors_become_one_parameter(mixtral: Path) -> None:
+    checkpoint = read_checkpoint(mixtral)
+    weight_map = build_weight_map(checkpoint.spec, checkpoint.tensor_names)
+    parameters = load_parameters(checkpoint.spec, weight_map, checkpoint.headers, torch.float32, torch.device("cpu"))
+    found = load_file(mixtral / "model.safetensors")
+    for expert in range(5):
+        gate, down, up = (found[EXPERT.format(expert, name)] for name in ("w1", "w2", "w3"))
+        assert parameters["layers.1.experts.gate_up.weight"][expert].equal(torch.cat((gate, up)))
+        assert parameters["layers.1.experts.down.weight"][expert].equal(down)
+
+
+def test_a_missing_expert(mixtral: Path, load: Load) -> None:
+    edit_tensors(mixtral, lambda found: found.__delitem__(EXPERT.format(2, "w3")))
+    with pytest.raises(ModelLoadError, match=rf"missing {EXPERT.format(2, 'w3')}"):
+        load(mixtral)
+
+
+def test_an_expert_too_many(mixtral: Path, load: Load) -> None:
+    edit_tensors(mixtral, lambda found: found.update({EXPERT.format(5, "w1"): torch.zeros(56, 48)}))
+    with pytest.raises(ModelLoadError, match=rf"not expected {EXPERT.format(5, 'w1')}"):
+        load(mixtral)
+
+
+def test_an_expert_of_another_shape(mixtral: Path, load: Load) -> None:
+    edit_tensors(mixtral, lambda found: found.update({EXPERT.format(2, "w2"): torch.zeros(56, 48)}))
+    with pytest.raises(ModelLoadError, match=r"experts\.2\.w2\.weight': expected shape \[48, 56\], got \[56, 48\]"):
+        load(mixtral)
+
+
+def test_more_experts_a_token_than_there_are(mixtral: Path, load: Load) -> None:
+    edit_config(mixtral, num_experts_per_tok=6)
+    with pytest.raises(ModelLoadError, match=r"'num_experts_per_tok' must be at most .* \(5\), got 6"):
+        load(mixtral)
