@@ -1,6 +1,6 @@
 """Reading a Hugging Face config.json field by field, with errors that say what was expected. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from engine.errors import ModelLoadError
@@ -10,23 +10,39 @@ Config = Mapping[str, Any]
 T = TypeVar("T", int, float, str, bool)
 
 
-class Renamed(dict[str, Any]):
-    """The config of a family that has names of its own for what Llama named; errors say the name in the file.
+class Dialect(Mapping[str, Any]):
+    """The config of a family that has names or defaults of its own, read as if it were Llama's; null counts as absent.
 
     Args:
         config: config.json.
         names: the family's names -> Llama's.
+        defaults: of its config class, by Llama's names.
     """
 
-    def __init__(self, config: Config, names: Mapping[str, str]) -> None:
-        present = {theirs: ours for theirs, ours in names.items() if config.get(theirs) is not None}
-        super().__init__({**config, **{ours: config[theirs] for theirs, ours in present.items()}})
-        self.spelling = {ours: theirs for theirs, ours in (*names.items(), *present.items())}
-        """Llama's names -> those of the file."""
+    def __init__(
+        self, config: Config, names: Mapping[str, str] | None = None, defaults: Mapping[str, Any] | None = None
+    ) -> None:
+        self._config, self._names, self._defaults = config, names or {}, defaults or {}
+
+    def spelled(self, name: str) -> str:
+        """What the file calls `name`."""
+        spellings = [theirs for theirs, ours in self._names.items() if ours == name]
+        present = [spelling for spelling in (*spellings, name) if self._config.get(spelling) is not None]
+        return next(iter((*present, *spellings, name)))
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._config.get(self.spelled(name))
+        return self._defaults[name] if value is None else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({*(self._names.get(name, name) for name in self._config), *self._defaults})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _spelled(config: Config, name: str) -> str:
-    return config.spelling.get(name, name) if isinstance(config, Renamed) else name
+    return config.spelled(name) if isinstance(config, Dialect) else name
 
 
 def field(config: Config, name: str, kind: type[T], default: T | None = None) -> T:
@@ -124,3 +140,15 @@ def only(config: Config, name: str, *allowed: object) -> None:
         listed = " or ".join(repr(a) for a in allowed)
         spelled = _spelled(config, name)
         raise ModelLoadError(f"config.json: {spelled!r} is {value!r}, which headcount cannot run; it runs {listed}")
+
+
+def fields_of(config: Config, name: str) -> Config:
+    """The fields under `name`; none where it is absent or null.
+
+    Raises:
+        ModelLoadError: something else than fields.
+    """
+    value = config.get(name) or {}
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"config.json: {_spelled(config, name)!r} must hold fields, got {value!r}")
+    return value

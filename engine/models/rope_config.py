@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from engine.errors import ModelLoadError
-from engine.models.config_fields import Config, field, positive
+from engine.models.config_fields import Config, field, fields_of, positive
 from engine.models.spec import (
     DynamicScaling,
     LinearScaling,
@@ -63,7 +63,7 @@ def read_rope(
 
 def rope_fields(config: Config, layer_type: str = "") -> Config:
     """The rope fields of a layer type, or those that all layers share."""
-    fields: Config = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    fields = fields_of(config, "rope_parameters") or fields_of(config, "rope_scaling")
     chosen = fields.get(layer_type, fields)
     return chosen if isinstance(chosen, dict) else fields
 
