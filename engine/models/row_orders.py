@@ -2,7 +2,7 @@
 
 import functools
 
-from engine.models.spec import DecoderSpec
+from engine.models.spec import DecoderSpec, MoESpec
 from engine.models.tensor_names import RowOrder
 
 
@@ -24,3 +24,21 @@ def _grouped_qkv(num_q_heads: int, num_kv_heads: int, head_dim: int) -> RowOrder
     v = [head + 1 for head in k]
     rows = tuple(head * head_dim + i for head in [*q, *k, *v] for i in range(head_dim))
     return RowOrder(len(rows), rows)
+
+
+def blocked_qvk(spec: DecoderSpec, layer_idx: int) -> RowOrder:
+    """Four blocks of queries, values and keys, each with a quarter of the heads (CodeGen)."""
+    width = spec.layers[layer_idx].q_width
+    quarter = width // 4
+    q = [3 * quarter * block + i for block in range(4) for i in range(quarter)]
+    rows = (*q, *(row + 2 * quarter for row in q), *(row + quarter for row in q))
+    return RowOrder(3 * width, rows)
+
+
+def gate_and_up_in_turns(spec: DecoderSpec, layer_idx: int) -> RowOrder:
+    """The experts' gate and up rows alternate: g0 u0 g1 u1 ... (gpt-oss)."""
+    mlp = spec.layers[layer_idx].mlp
+    if not isinstance(mlp, MoESpec):
+        raise TypeError(f"layer {layer_idx} has no experts")
+    num_rows = mlp.expert.up_width
+    return RowOrder(num_rows, (*range(0, num_rows, 2), *range(1, num_rows, 2)))

@@ -13,6 +13,23 @@ QWEN2_MOE = {
 }
 QWEN3_MOE = {**SMALL, "head_dim": 16, "moe_intermediate_size": 24, "num_experts": 7, "num_experts_per_tok": 3}
 DENSE_LAYERS = {"mlp_only_layers": [2], "decoder_sparse_step": 2, "num_hidden_layers": 4}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 4.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 16,
+}
+GPT_OSS = {
+    **SMALL,
+    "head_dim": 16,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "rope_parameters": YARN,
+    "sliding_window": 7,
+}
 
 ROWS: dict[str, Row] = {
     **rows(
@@ -44,6 +61,17 @@ ROWS: dict[str, Row] = {
             "renormalized-biases": {"norm_topk_prob": True, "attention_bias": True},
             "dense-layers-tied": {**DENSE_LAYERS, "tie_word_embeddings": True},
             "window": {"use_sliding_window": True, "sliding_window": 7},
+        },
+    ),
+    **rows(
+        "GptOss",
+        GPT_OSS,
+        {
+            **HEADS,
+            "no-biases-tied": {"attention_bias": False, "tie_word_embeddings": True},
+            "no-window": {"layer_types": ["full_attention"] * 3, "num_experts_per_tok": 6},
+            "clamped": {"hidden_size": 384},
+            "truncated-yarn": {"rope_parameters": {**YARN, "truncate": True}},
         },
     ),
 }
