@@ -10,7 +10,7 @@ Config = Mapping[str, Any]
 T = TypeVar("T", int, float, str, bool)
 
 
-class Dialect(Mapping[str, Any]):
+class Renamed(Mapping[str, Any]):
     """The config of a family that has names or defaults of its own, read as if it were Llama's; null counts as absent.
 
     Args:
@@ -42,7 +42,7 @@ class Dialect(Mapping[str, Any]):
 
 
 def _spelled(config: Config, name: str) -> str:
-    return config.spelled(name) if isinstance(config, Dialect) else name
+    return config.spelled(name) if isinstance(config, Renamed) else name
 
 
 def field(config: Config, name: str, kind: type[T], default: T | None = None) -> T:
@@ -61,6 +61,18 @@ def field(config: Config, name: str, kind: type[T], default: T | None = None) ->
     if type(value) is not kind:
         raise ModelLoadError(f"config.json: {_spelled(config, name)!r} must be of type {kind.__name__}, got {value!r}")
     return value
+
+
+def text_part(config: Config) -> dict[str, Any]:
+    """Of a model that also sees: the config of the part that writes, named and tied as the whole.
+
+    Raises:
+        ModelLoadError: `text_config` is no set of fields.
+    """
+    part = config.get("text_config")
+    if not isinstance(part, dict):
+        raise ModelLoadError(f"config.json: 'text_config' must be a set of fields, got {part!r}")
+    return {**part, **{key: config[key] for key in ("architectures", "tie_word_embeddings") if key in config}}
 
 
 def optional_float(config: Config, name: str) -> float | None:

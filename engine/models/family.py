@@ -23,6 +23,7 @@ class Family(NamedTuple):
         build_spec: config.json to a spec.
         tensor_names: of its checkpoints; a function where they depend on config.json.
         published: the best-known checkpoint.
+        older_names: of its architectures, in checkpoints that were published before transformers had the family.
         limits: what is not supported, and why; for docs/models.md.
     """
 
@@ -30,6 +31,7 @@ class Family(NamedTuple):
     build_spec: Callable[[Config], DecoderSpec]
     tensor_names: TensorNames | Callable[[Config], TensorNames]
     published: Published
+    older_names: tuple[str, ...] = ()
     limits: str = ""
 
     def names(self, config: Config) -> TensorNames:

@@ -34,6 +34,8 @@ PAGES = _find_pages()
 
 FAMILIES: dict[str, Family] = {name: page.family for page in PAGES for name in page.family.architectures}
 
+OLDER_NAMES: dict[str, Family] = {name: family for _, family in PAGES for name in family.older_names}
+
 
 def find_family(config: Config) -> Family:
     """The family of a checkpoint.
@@ -43,8 +45,8 @@ def find_family(config: Config) -> Family:
     """
     architectures = config.get("architectures") or []
     for name in architectures:
-        if name in FAMILIES:
-            return FAMILIES[name]
+        if family := FAMILIES.get(name) or OLDER_NAMES.get(name):
+            return family
     given = ", ".join(map(str, architectures)) or f"none (model_type {config.get('model_type')!r})"
     raise ModelLoadError(f"architecture not supported: {given}; supported: {', '.join(sorted(FAMILIES))}")
 

@@ -1,10 +1,23 @@
 """GPT-2: multi-head attention, learned positions, LayerNorm, biases everywhere, weights stored as [in, out]."""
 
-from engine.models.config_fields import Config, activation, field, head_width, positive
+from collections.abc import Sequence
+
+from engine.models.config_fields import Config, Renamed, field, head_width, positive
 from engine.models.family import Family, Published
-from engine.models.spec import DecoderSpec, EmbeddingSpec, HeadSpec, LayerSpec, MLPSpec, NormKind, NormSpec
-from engine.models.standard import read_is_tied
+from engine.models.spec import DecoderSpec, EmbeddingSpec, LayerSpec
+from engine.models.standard import read_decoder, read_layer, read_layer_norm, read_plain_mlp
 from engine.models.tensor_names import TensorNames, tensors
+
+FIELDS = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_positions": "max_position_embeddings",
+    "n_inner": "intermediate_size",
+    "activation_function": "hidden_act",
+    "layer_norm_epsilon": "layer_norm_eps",
+}
+"""OpenAI's names -> Llama's."""
 
 NAMES = TensorNames(
     layer_prefix="transformer.h.{}.",
@@ -23,38 +36,36 @@ NAMES = TensorNames(
         "lm_head": "lm_head",
     },
     optional_prefix="transformer.",
-    ignored=(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",),
+    ignored=(r"(transformer\.)?h\.\d+\.attn\.(attention\.)?(masked_bias|bias|causal_mask)",),
 )
+"""Those who built on it kept most of these names, and the masks that its checkpoints hold."""
 
 
 def build_spec(config: Config) -> DecoderSpec:
     """config.json of a GPT2LMHeadModel."""
-    norm = NormSpec(NormKind.LAYER, field(config, "layer_norm_epsilon", float, 1e-5), has_bias=True)
-    return DecoderSpec(
-        architecture=config["architectures"][0],
-        vocab_size=positive(config, "vocab_size"),
-        hidden_size=positive(config, "n_embd"),
-        max_position_embeddings=positive(config, "n_positions"),
-        layers=tuple(_layer(config, layer_idx) for layer_idx in range(positive(config, "n_layer"))),
-        norm=norm,
-        head=HeadSpec(is_tied=read_is_tied(config, default=True), norm=norm),
-        embedding=EmbeddingSpec(has_positions=True),
-    )
+    config = Renamed(config, FIELDS)
+    return read_gpt2(config, [_layer(config, i) for i in range(positive(config, "num_hidden_layers"))])
+
+
+def read_gpt2(config: Config, layers: Sequence[LayerSpec]) -> DecoderSpec:
+    """A decoder with learned positions and, where the config does not say, tied embeddings."""
+    norm, embedding = read_layer_norm(config), EmbeddingSpec(has_positions=True)
+    return read_decoder(config, layers, is_tied_by_default=True, norm=norm, embedding=embedding)
+
+
+def read_scale(config: Config) -> float:
+    """The softmax scale: 1 where the config turns it off."""
+    is_scaled = field(config, "scale_attn_weights", bool, default=True)
+    width = head_width(positive(config, "hidden_size"), positive(config, "num_attention_heads"))
+    return width**-0.5 if is_scaled else 1.0
 
 
 def _layer(config: Config, layer_idx: int) -> LayerSpec:
-    hidden_size, num_heads = positive(config, "n_embd"), positive(config, "n_head")
-    head_dim = head_width(hidden_size, num_heads)
-    scale = head_dim**-0.5 if field(config, "scale_attn_weights", bool, default=True) else 1.0
+    scale = read_scale(config)
     if field(config, "scale_attn_by_inverse_layer_idx", bool, default=False):
         scale /= layer_idx + 1
-    mlp = MLPSpec(
-        intermediate_size=positive(config, "n_inner", 4 * hidden_size),
-        activation=activation(config, "activation_function", "gelu_new"),
-        is_gated=False,
-        has_bias=True,
-    )
-    return LayerSpec(num_heads, num_heads, head_dim, head_dim, scale, mlp, has_qkv_bias=True, has_o_bias=True)
+    mlp = read_plain_mlp(config, "gelu_new")
+    return read_layer(config, rope=None, mlp=mlp, softmax_scale=scale, has_qkv_bias=True, has_o_bias=True)
 
 
 FAMILY = Family(

@@ -17,7 +17,7 @@ def build_oracle(row: Row) -> Any:
 
         special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
         config = getattr(transformers, row.config)(**special, **row.fields)
-        config._attn_implementation = "eager"
+        config._attn_implementation = row.attention
         model = getattr(transformers, row.model)(config).float().eval()
     shake(model)
     return model

@@ -25,16 +25,23 @@ class Row(NamedTuple):
         model: name of its model class, which is its architecture.
         fields: of the config.
         num_positions: tokens of the longest test sequence.
+        attention: transformers' implementation of it.
     """
 
     config: str
     model: str
     fields: dict[str, Any]
     num_positions: int = 40
+    attention: str = "eager"
 
 
 def rows(
-    family: str, base: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]], model: str = "", config: str = ""
+    family: str,
+    base: Mapping[str, Any],
+    variants: Mapping[str, Mapping[str, Any]],
+    model: str = "",
+    config: str = "",
+    **changes: Any,
 ) -> dict[str, Row]:
     """A row a variant, named `{family}-{variant}`.
 
@@ -44,6 +51,7 @@ def rows(
         variants: further fields of each.
         model: the model class, where its name does not follow from the family.
         config: the config class, likewise.
+        changes: other fields of Row.
     """
     model, config = model or f"{family}ForCausalLM", config or f"{family}Config"
-    return {f"{family}-{name}": Row(config, model, {**base, **fields}) for name, fields in variants.items()}
+    return {f"{family}-{name}": Row(config, model, {**base, **fields}, **changes) for name, fields in variants.items()}
