@@ -1,13 +1,14 @@
 """Qwen3-MoE: Qwen3's normalised queries and keys, and many narrow experts, none shared."""
 
 from engine.models.config_fields import Config, field, positive
-from engine.models.families.qwen2_moe import NAMES
+from engine.models.families.qwen2_moe import NAMES as QWEN2_NAMES
 from engine.models.family import Family, Published
 from engine.models.moe_config import is_sparse, read_moe
 from engine.models.spec import DecoderSpec, MLPSpec, MoESpec, QKNormSpec
 from engine.models.standard import read_decoder, read_layer, read_mlp, read_rms_norm, read_windows
 
 DEFAULTS = {"num_key_value_heads": 4}
+NAMES = QWEN2_NAMES.with_layer({"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"})
 
 
 def build_spec(config: Config) -> DecoderSpec:
@@ -33,7 +34,7 @@ def _mlp(config: Config, layer_idx: int) -> MLPSpec | MoESpec:
 FAMILY = Family(
     architectures=("Qwen3MoeForCausalLM",),
     build_spec=build_spec,
-    tensor_names=NAMES.with_layer({"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}),
+    tensor_names=NAMES,
     published=Published(
         "Qwen/Qwen3-30B-A3B",
         {
