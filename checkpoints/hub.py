@@ -9,8 +9,9 @@ from checkpoints.errors import HubUnreachableError, ModelNotFoundError
 
 ALLOWED_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model", "vocab.txt", "merges.txt"]
 
-# Folders hold the same weights in other formats, and consolidated files hold them once more under other names.
-IGNORED_FILES = ["*/*", "consolidated*"]
+# Folders hold the same weights in other formats, and consolidated files hold them once more under other names. What is
+# wanted of a folder is additional_chat_templates/*.jinja.
+IGNORED_FILES = ["*/*.safetensors", "*/*.json", "*/tokenizer*", "*/*.model", "*/*.txt", "consolidated*"]
 
 OFFLINE_REMEDY = "Name a local folder, or `demo`, which comes from a package registry"
 

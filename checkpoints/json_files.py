@@ -18,7 +18,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes(), object_pairs_hook=unique_keys)
     except FileNotFoundError as error:
-        remedy = "A model folder holds config.json, tokenizer.json and safetensors files"
+        remedy = "A model folder holds config.json, a tokenizer and safetensors files"
         raise NotACheckpointError(f"{path.parent} has no {path.name}", remedy=remedy) from error
     except OSError as error:
         raise FolderUnreadableError(f"cannot read {path} ({error.strerror})") from error

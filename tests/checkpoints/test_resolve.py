@@ -8,6 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 
 from checkpoints import hub, resolve
 from checkpoints.errors import (
@@ -178,3 +179,21 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HEADCOUNT_CACHE_DIR", "models")
     monkeypatch.chdir(tmp_path)
     assert cache_folder() == tmp_path / "models"
+
+
+@pytest.mark.parametrize(
+    ("path", "is_wanted"),
+    [
+        ("model-00001-of-00002.safetensors", True),
+        ("tokenizer.model", True),
+        ("additional_chat_templates/tool_use.jinja", True),
+        ("onnx/model.safetensors", False),
+        ("original/tokenizer.model", False),
+        ("original/params.json", False),
+        ("consolidated.00.safetensors", False),
+        ("pytorch_model.bin", False),
+    ],
+)
+def test_what_is_fetched_of_a_repository(path: str, is_wanted: bool) -> None:
+    found = filter_repo_objects([path], allow_patterns=hub.ALLOWED_FILES, ignore_patterns=hub.IGNORED_FILES)
+    assert list(found) == [path] * is_wanted
