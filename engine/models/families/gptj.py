@@ -3,7 +3,7 @@
 from engine.models.config_fields import Config, Renamed, positive
 from engine.models.families import gpt2
 from engine.models.family import Family, Published
-from engine.models.spec import DecoderSpec, HeadSpec, RopeSpec
+from engine.models.spec import DecoderSpec, HeadSpec, LayerSpec, RopeSpec
 from engine.models.standard import read_decoder, read_is_tied, read_layer, read_layer_norm, read_plain_mlp
 from engine.models.tensor_names import tensors
 
@@ -21,7 +21,11 @@ def build_spec(config: Config) -> DecoderSpec:
     """config.json of a GPTJForCausalLM."""
     config = Renamed(config, gpt2.FIELDS)
     rope = RopeSpec(10000.0, positive(config, "rotary_dim", 64), is_interleaved=True)
-    layer = read_layer(config, rope=rope, mlp=read_plain_mlp(config, "gelu_new"))
+    return read_gptj(config, read_layer(config, rope=rope, mlp=read_plain_mlp(config, "gelu_new")))
+
+
+def read_gptj(config: Config, layer: LayerSpec) -> DecoderSpec:
+    """A decoder of such layers, attention and MLP side by side behind one norm, with a bias on the logits."""
     norm = read_layer_norm(config)
     return read_decoder(
         config,

@@ -20,7 +20,8 @@ OF_EVERY_MODEL = {
 }
 OF_TRAINING = {
     *("initializer_range", "attention_dropout", "hidden_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout"),
-    *("embed_dropout", "resid_dropout", "classifier_dropout", "summary_first_dropout"),
+    *("init_std", "layerdrop", "embed_dropout", "resid_dropout", "classifier_dropout", "summary_first_dropout"),
+    *("embedding_dropout", "residual_dropout"),
     *("router_aux_loss_coef", "output_router_logits", "router_jitter_noise", "z_loss_coefficient"),
 }
 
@@ -30,7 +31,10 @@ OF_ROUNDING = {
     *("reorder_and_upcast_attn", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "slow_but_exact"),
 }
 """What transformers computes in which precision; headcount's attention is always summed in float32."""
-HARMLESS = OF_EVERY_MODEL | OF_TRAINING | OF_OTHER_HEADS | OF_ROUNDING
+OF_VISION = {
+    *("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index"),
+}
+HARMLESS = OF_EVERY_MODEL | OF_TRAINING | OF_OTHER_HEADS | OF_ROUNDING | OF_VISION
 POISON = "no such value"
 
 

@@ -5,7 +5,11 @@ from tests.engine.parity.rows.row import SMALL, VOCAB_SIZE, Row, rows
 GPT2 = {"n_embd": 48, "n_head": 3, "n_layer": 3, "vocab_size": VOCAB_SIZE, "n_positions": 64}
 GPTJ = {**GPT2, "n_head": 4, "rotary_dim": 8}
 GPT_NEO = {"hidden_size": 48, "num_heads": 3, "vocab_size": VOCAB_SIZE, "max_position_embeddings": 64, "window_size": 7}
-BLOOM = {"hidden_size": 48, "n_head": 6, "n_layer": 3, "vocab_size": VOCAB_SIZE}
+BLOOM = {"hidden_size": 48, "n_head": 6, "n_layer": 3, "vocab_size": VOCAB_SIZE, "seq_length": 64}
+OPT = {
+    **{"hidden_size": 48, "ffn_dim": 56, "num_attention_heads": 3, "num_hidden_layers": 3},
+    **{"vocab_size": VOCAB_SIZE, "max_position_embeddings": 64, "word_embed_proj_dim": 48},
+}
 MPT = {"d_model": 48, "n_heads": 6, "n_layers": 3, "vocab_size": VOCAB_SIZE, "max_seq_len": 64}
 NEOX = {name: value for name, value in SMALL.items() if name != "num_key_value_heads"}
 
@@ -84,6 +88,17 @@ ROWS: dict[str, Row] = {
                 "attention_types": [[["local"], 2], [["global"], 1]],
                 "tie_word_embeddings": False,
             },
+        },
+    ),
+    **rows(
+        "OPT",
+        OPT,
+        {
+            "125m": {},
+            "350m": {"do_layer_norm_before": False, "word_embed_proj_dim": 32},
+            "galactica": {"enable_bias": False, "activation_function": "gelu", "layer_norm_elementwise_affine": False},
+            "narrow-untied": {"word_embed_proj_dim": 32, "tie_word_embeddings": False},
+            "no-last-norm": {"_remove_final_layer_norm": True},
         },
     ),
 }

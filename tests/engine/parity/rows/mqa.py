@@ -3,7 +3,10 @@
 from tests.engine.parity.rows.row import VOCAB_SIZE, Row, rows
 
 BIGCODE = {"n_embd": 48, "n_head": 3, "n_layer": 3, "vocab_size": VOCAB_SIZE, "n_positions": 64}
-FALCON = {"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 3, "vocab_size": VOCAB_SIZE}
+FALCON = {
+    **{"hidden_size": 48, "num_attention_heads": 6, "num_hidden_layers": 3},
+    **{"vocab_size": VOCAB_SIZE, "max_position_embeddings": 64},
+}
 NEW_FALCON = {"new_decoder_architecture": True, "num_kv_heads": 2}
 FALCON_RW = {"alibi": True, "bias": True, "parallel_attn": False, "multi_query": False, "num_attention_heads": 8}
 
