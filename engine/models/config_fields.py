@@ -63,18 +63,6 @@ def field(config: Config, name: str, kind: type[T], default: T | None = None) ->
     return value
 
 
-def text_part(config: Config) -> dict[str, Any]:
-    """Of a model that also sees: the config of the part that writes, named and tied as the whole.
-
-    Raises:
-        ModelLoadError: `text_config` is no set of fields.
-    """
-    part = config.get("text_config")
-    if not isinstance(part, dict):
-        raise ModelLoadError(f"config.json: 'text_config' must be a set of fields, got {part!r}")
-    return {**part, **{key: config[key] for key in ("architectures", "tie_word_embeddings") if key in config}}
-
-
 def optional_float(config: Config, name: str) -> float | None:
     """A number, or None where it is absent or null."""
     return None if config.get(name) is None else field(config, name, float)
@@ -164,3 +152,9 @@ def fields_of(config: Config, name: str) -> Config:
     if not isinstance(value, dict):
         raise ModelLoadError(f"config.json: {_spelled(config, name)!r} must hold fields, got {value!r}")
     return value
+
+
+def text_part(config: Config) -> dict[str, Any]:
+    """Of a model that also sees: the config of the part that writes, named and tied as the whole."""
+    shared = {key: config[key] for key in ("architectures", "tie_word_embeddings") if key in config}
+    return {**fields_of(config, "text_config"), **shared}

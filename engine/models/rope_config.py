@@ -48,24 +48,33 @@ def read_rope(
     theta = field(fields, "rope_theta", float, field(config, "rope_theta", float, default_theta))
     partial = field(config, "partial_rotary_factor", float, default_partial)
     partial = field(fields, "partial_rotary_factor", float, partial)
-    rope_type = fields.get("rope_type") or fields.get("type") or "default"
-    rope = RopeSpec(theta, rotary_dim=int(head_dim * partial), is_interleaved=is_interleaved)
-    if rope_type == "default":
-        return rope
-    if rope_type == "proportional":
-        return msgspec.structs.replace(rope, rotary_dim=head_dim, scaling=_proportional(fields, config))
-    if rope_type not in SCALINGS:
+    key = "rope_type" if fields.get("rope_type") else "type"
+    rope_type = field(fields, key, str, "default")
+    if rope_type not in ("default", "proportional", *SCALINGS):
         supported = ", ".join(["default", "proportional", *SCALINGS])
-        raise ModelLoadError(f"config.json: rope type {rope_type!r} is not supported; supported: {supported}")
-    scaling = SCALINGS[rope_type](fields, config)
-    return msgspec.structs.replace(rope, scaling=scaling, attention_factor=_attention_factor(scaling, fields, config))
+        raise ModelLoadError(f"config.json: {key!r} of the rope must be one of {supported}, got {rope_type!r}")
+    if rope_type == "proportional":
+        scaling = ProportionalScaling(proportion=partial, factor=field(fields, "factor", float, 1.0))
+        return RopeSpec(theta, head_dim, is_interleaved, scaling=scaling)
+    rotary_dim = int(head_dim * partial)
+    if rotary_dim % 2:
+        raise ModelLoadError(f"config.json: {partial} of a head of {head_dim} is {rotary_dim}, no even number to turn")
+    rope = RopeSpec(theta, rotary_dim, is_interleaved)
+    return _scaled(rope, rope_type, fields, config) if rope_type in SCALINGS else rope
 
 
 def rope_fields(config: Config, layer_type: str = "") -> Config:
-    """The rope fields of a layer type, or those that all layers share."""
+    """The rope fields of a layer type, or those that all layers share.
+
+    Raises:
+        ModelLoadError: there are sets for layer types, and none for this one.
+    """
     fields = fields_of(config, "rope_parameters") or fields_of(config, "rope_scaling")
-    chosen = fields.get(layer_type, fields)
-    return chosen if isinstance(chosen, dict) else fields
+    nested = [name for name, value in fields.items() if isinstance(value, dict)]
+    if nested and layer_type not in nested:
+        wanted = f"for {layer_type!r}" if layer_type else "shared by all layers"
+        raise ModelLoadError(f"config.json has rope fields for {', '.join(nested)}, and none {wanted}")
+    return fields_of(fields, layer_type) if nested else fields
 
 
 def longest_context(config: Config, rope: RopeSpec | None) -> int:
@@ -75,6 +84,16 @@ def longest_context(config: Config, rope: RopeSpec | None) -> int:
         stretched = rope.scaling.factor * rope.scaling.original_max_position_embeddings
         return max(longest, int(stretched))
     return longest
+
+
+def _scaled(rope: RopeSpec, rope_type: str, fields: Config, config: Config) -> RopeSpec:
+    scaling = SCALINGS[rope_type](fields, config)
+    if isinstance(scaling, LongRopeScaling):
+        for name in ("short_factor", "long_factor"):
+            given = len(getattr(scaling, name))
+            if given != rope.rotary_dim // 2:
+                raise ModelLoadError(f"config.json: {name!r} must hold {rope.rotary_dim // 2} numbers, got {given}")
+    return msgspec.structs.replace(rope, scaling=scaling, attention_factor=_attention_factor(scaling, fields, config))
 
 
 def _linear(fields: Config, _: Config) -> LinearScaling:
@@ -115,12 +134,6 @@ def _longrope(fields: Config, config: Config) -> LongRopeScaling:
     )
 
 
-def _proportional(fields: Config, _: Config) -> ProportionalScaling:
-    return ProportionalScaling(
-        proportion=field(fields, "partial_rotary_factor", float, 1.0), factor=field(fields, "factor", float, 1.0)
-    )
-
-
 SCALINGS: dict[str, Callable[[Config, Config], RopeScaling]] = {
     "linear": _linear,
     "dynamic": _dynamic,
@@ -133,10 +146,9 @@ SCALINGS: dict[str, Callable[[Config, Config], RopeScaling]] = {
 
 
 def _original(fields: Config, config: Config) -> int:
-    """The trained context."""
+    """The trained context: as stated beside the rope's fields, else among them, else all there is."""
     name = "original_max_position_embeddings"
-    default = positive(config, name, positive(config, "max_position_embeddings"))
-    return positive(fields, name, default)
+    return positive(config, name, positive(fields, name, positive(config, "max_position_embeddings")))
 
 
 def _factor(fields: Config, config: Config) -> float:

@@ -28,9 +28,9 @@ def read_rms_norm(config: Config, default_eps: float = 1e-6, **changes: Any) -> 
     return NormSpec(NormKind.RMS, field(config, "rms_norm_eps", float, default_eps), **changes)
 
 
-def read_layer_norm(config: Config, *, has_bias: bool = True) -> NormSpec:
-    """LayerNorm with the model's epsilon."""
-    return NormSpec(NormKind.LAYER, field(config, "layer_norm_eps", float, 1e-5), has_bias=has_bias)
+def read_layer_norm(config: Config, *, has_bias: bool = True, **changes: Any) -> NormSpec:
+    """LayerNorm with the model's epsilon; `changes` are fields of NormSpec."""
+    return NormSpec(NormKind.LAYER, field(config, "layer_norm_eps", float, 1e-5), has_bias=has_bias, **changes)
 
 
 def read_mlp(config: Config, default_activation: str = "silu", **changes: Any) -> MLPSpec:

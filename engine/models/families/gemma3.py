@@ -5,7 +5,7 @@ Of the models that also see (4B and larger), the text part is served.
 
 from typing import Any
 
-from engine.models.config_fields import Config, only, positive
+from engine.models.config_fields import Config, fields_of, only, positive, text_part
 from engine.models.families.gemma import read_gemma_decoder
 from engine.models.families.gemma2 import NAMES as GEMMA2_NAMES
 from engine.models.families.gemma2 import read_gemma2_layer
@@ -29,11 +29,12 @@ DEFAULTS: dict[str, Any] = {
 
 
 def build_spec(config: Config) -> DecoderSpec:
-    """config.json of a Gemma3ForCausalLM or, with the text part's fields in `text_config`, of a Gemma3ForConditionalGeneration."""
-    config = {**DEFAULTS, **config.get("text_config", config), "architectures": config["architectures"]}
+    """config.json of a Gemma3ForCausalLM or a Gemma3ForConditionalGeneration."""
+    config = {**DEFAULTS, **(text_part(config) if "text_config" in config else config)}
     # transformers reads this field and does not apply it.
     only(config, "attn_logit_softcapping", None)
-    windows = read_windows(config, all_but_every(config, positive(config, "sliding_window_pattern", 6)))
+    interval = positive(config, "sliding_window_pattern", positive(config, "_sliding_window_pattern", 6))
+    windows = read_windows(config, all_but_every(config, interval))
     layers = [_layer(config, window) for window in windows]
     return read_gemma_decoder(config, layers, norm_place=NormPlace.SANDWICH)
 
@@ -52,7 +53,7 @@ def _layer(config: Config, window: int | None) -> LayerSpec:
 
 def _local_rope(config: Config, head_dim: int) -> RopeSpec:
     """The rope of layers with a window: older configs state its base alone, and their scaling is not meant for it."""
-    fields = (config.get("rope_parameters") or {}).get("sliding_attention")
+    fields = fields_of(config, "rope_parameters").get("sliding_attention")
     theta = config.get("rope_local_base_freq")
     return read_rope({**config, "rope_parameters": fields, "rope_scaling": None, "rope_theta": theta}, head_dim)
 
