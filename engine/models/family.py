@@ -23,7 +23,8 @@ class Family(NamedTuple):
         build_spec: config.json to a spec.
         tensor_names: of its checkpoints; a function where they depend on config.json.
         published: the best-known checkpoint.
-        older_names: of its architectures, in checkpoints that were published before transformers had the family.
+        older_names: of its architectures, in checkpoints that were published before transformers had the family, and the
+            model_type of those that name no architecture.
         limits: what is not supported, and why; for docs/models.md.
     """
 

@@ -44,7 +44,7 @@ def find_family(config: Config) -> Family:
         ModelLoadError: its architecture is not supported; the message lists those that are.
     """
     architectures = config.get("architectures") or []
-    for name in architectures:
+    for name in (*architectures, config.get("model_type")):
         if family := FAMILIES.get(name) or OLDER_NAMES.get(name):
             return family
     given = ", ".join(map(str, architectures)) or f"none (model_type {config.get('model_type')!r})"

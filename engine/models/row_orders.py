@@ -42,3 +42,8 @@ def gate_and_up_in_turns(spec: DecoderSpec, layer_idx: int) -> RowOrder:
         raise TypeError(f"layer {layer_idx} has no experts")
     num_rows = mlp.expert.up_width
     return RowOrder(num_rows, (*range(0, num_rows, 2), *range(1, num_rows, 2)))
+
+
+def padded_to_64(spec: DecoderSpec, layer_idx: int) -> RowOrder:
+    """A row a token, and rows of no token up to a multiple of 64 (nanochat)."""
+    return RowOrder(-(-spec.vocab_size // 64) * 64, tuple(range(spec.vocab_size)))

@@ -30,6 +30,7 @@ class Tensors(msgspec.Struct, frozen=True):
 
     Attributes:
         names: stacked from the top down. `{member}` in a name stands for every index of the parameter's first dimension.
+            A layer's tensor that lies outside its layer has a name with `{layer}`, its index, in place of the prefix.
         is_transposed: the checkpoint keeps them as [in, out].
         order: (spec, layer index) -> the order of rows, where it is not the decoder's.
     """
@@ -140,13 +141,17 @@ def _sources(spec: DecoderSpec, names: TensorNames, parameter: str, shape: tuple
         prefix = names.layer_prefix.format(index)
     found, ending = _look_up(table, part)
     order = found.order(spec, layer_idx) if found.order else None
-    full_names = [f"{prefix}{name}{ending}" for name in found.names]
+    full_names = [_full_name(prefix, name, layer_idx) + ending for name in found.names]
     is_transposed = found.is_transposed and not parameter.endswith(".bias")
     has_members = "{member}" in full_names[0]
     places = _places(spec, layer_idx, part, shape[1:] if has_members else shape, len(full_names))
     for member in range(shape[0]) if has_members else [None]:
         for name, rows in zip(full_names, places, strict=True):
             yield WeightSource(name.replace("{member}", str(member)), parameter, member, rows, is_transposed, order)
+
+
+def _full_name(prefix: str, name: str, layer_idx: int) -> str:
+    return name.replace("{layer}", str(layer_idx)) if "{layer}" in name else f"{prefix}{name}"
 
 
 def _look_up(table: dict[str, str | Tensors], part: str) -> tuple[Tensors, str]:

@@ -29,6 +29,7 @@ DEFAULTS = {
 
 def build_spec(config: Config) -> DecoderSpec:
     """config.json of a GptOssForCausalLM."""
+    only(config, "hidden_act", "silu")
     only(config, "swiglu_alpha", 1.702)
     only(config, "swiglu_limit", 7.0, 7)
     if not config.get("rope_parameters") and not config.get("rope_scaling"):

@@ -1,4 +1,4 @@
-"""Small models of transformers with weights that hide nothing."""
+"""Small models, most of them of transformers, with weights that hide nothing."""
 
 import warnings
 from pathlib import Path
@@ -11,16 +11,20 @@ from tests.engine.parity.rows.row import Row
 
 def build_oracle(row: Row) -> Any:
     """The row's model in float32, its weights random from a fixed seed."""
+    fields = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, **row.fields}
+    model = (row.oracle(fields) if row.oracle else _of_transformers(row, fields)).float().eval()
+    shake(model)
+    return model
+
+
+def _of_transformers(row: Row, fields: dict[str, Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import transformers
 
-        special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-        config = getattr(transformers, row.config)(**special, **row.fields)
+        config = getattr(transformers, row.config)(**fields)
         config._attn_implementation = row.attention
-        model = getattr(transformers, row.model)(config).float().eval()
-    shake(model)
-    return model
+        return getattr(transformers, row.model)(config)
 
 
 @torch.no_grad()

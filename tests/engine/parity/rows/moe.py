@@ -30,6 +30,14 @@ GPT_OSS = {
     "rope_parameters": YARN,
     "sliding_window": 7,
 }
+OLMOE = {**SMALL, "num_experts": 7, "num_experts_per_tok": 3}
+GRANITE_MOE = {
+    **MIXTRAL,
+    "attention_multiplier": 0.2,
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 4.0,
+    "residual_multiplier": 0.3,
+}
 
 ROWS: dict[str, Row] = {
     **rows(
@@ -72,6 +80,23 @@ ROWS: dict[str, Row] = {
             "no-window": {"layer_types": ["full_attention"] * 3, "num_experts_per_tok": 6},
             "clamped": {"hidden_size": 384},
             "truncated-yarn": {"rope_parameters": {**YARN, "truncate": True}},
+        },
+    ),
+    **rows(
+        "Olmoe",
+        OLMOE,
+        {
+            **HEADS,
+            "renormalized-biases-tied": {"norm_topk_prob": True, "attention_bias": True, "tie_word_embeddings": True},
+        },
+    ),
+    **rows(
+        "GraniteMoe",
+        GRANITE_MOE,
+        {
+            **HEADS,
+            "biases-tied": {"attention_bias": True, "tie_word_embeddings": True},
+            "no-factors": {name: 1.0 for name in GRANITE_MOE if name not in MIXTRAL},
         },
     ),
 }

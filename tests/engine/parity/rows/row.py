@@ -1,6 +1,7 @@
 """One small model that transformers and headcount both run."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 VOCAB_SIZE = 101
@@ -26,6 +27,7 @@ class Row(NamedTuple):
         fields: of the config.
         num_positions: tokens of the longest test sequence.
         attention: transformers' implementation of it.
+        oracle: fields -> the model, written out here, where transformers has none.
     """
 
     config: str
@@ -33,6 +35,7 @@ class Row(NamedTuple):
     fields: dict[str, Any]
     num_positions: int = 40
     attention: str = "eager"
+    oracle: Callable[[dict[str, Any]], Any] | None = None
 
 
 def rows(
@@ -54,4 +57,6 @@ def rows(
         changes: other fields of Row.
     """
     model, config = model or f"{family}ForCausalLM", config or f"{family}Config"
-    return {f"{family}-{name}": Row(config, model, {**base, **fields}, **changes) for name, fields in variants.items()}
+    # Each a copy: transformers writes into the dictionaries that a config is made of.
+    all_fields = {name: copy.deepcopy({**base, **fields}) for name, fields in variants.items()}
+    return {f"{family}-{name}": Row(config, model, fields, **changes) for name, fields in all_fields.items()}
