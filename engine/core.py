@@ -82,7 +82,7 @@ class EngineCore:
     def _observe(self, batch: ScheduledBatch, seconds: float) -> None:
         self._stats.observations.step_seconds.append(seconds)
         self._stats.observations.step_tokens.append(batch.num_tokens)
-        self._stats.kv_read_bytes += sum(item.seq_len for item in batch.scheduled) * self.info.geometry.bytes_per_token
+        self._stats.kv_read_bytes += sum(self.info.geometry.bytes_read(item.seq_len) for item in batch.scheduled)
 
     def _update(self, batch: ScheduledBatch, output: StepOutput) -> list[TokenDelta]:
         """Book what a step computed; a delta for every request that has something to tell."""

@@ -160,8 +160,9 @@ def _warm_up(runner: Runner, geometry: KVGeometry, placement: Placement) -> int:
     request = Request(
         request_id="warm-up", prompt_token_ids=[0] * num_tokens, sampling_params=SamplingParams(temperature=0)
     )
-    block_table = list(range(geometry.num_blocks(num_tokens)))
+    num_blocks = -(-num_tokens // geometry.block_size)
+    block_tables = [list(range(num_blocks)) for _ in geometry.groups]
     memory.reset_peak(device)
     held_bytes = memory.process_bytes(device)
-    runner.execute(ScheduledBatch([ScheduledRequest(request, 0, num_tokens, block_table)]))
+    runner.execute(ScheduledBatch([ScheduledRequest(request, 0, num_tokens, block_tables)]))
     return max(0, memory.peak_bytes(device) - held_bytes)

@@ -150,7 +150,8 @@ class ScheduledRequest(msgspec.Struct, frozen=True):
     request: Request
     num_computed_tokens: int
     num_scheduled_tokens: int
-    block_table: list[int]
+    block_tables: list[list[int]]
+    """A group of layers each; see kvcache/manager.py."""
 
     @property
     def seq_len(self) -> int:

@@ -101,12 +101,12 @@ class Scheduler:
 
     def _try_schedule(self, request: Request, num_scheduled_tokens: int) -> bool:
         seq_len = request.num_computed_tokens + num_scheduled_tokens
-        block_table = self._manager.allocate_slots(request.request_id, seq_len)
-        if block_table is None:
+        block_tables = self._manager.allocate_slots(request.request_id, seq_len)
+        if block_tables is None:
             return False
         self._budget -= num_scheduled_tokens
         self._scheduled[request.request_id] = ScheduledRequest(
-            request, request.num_computed_tokens, num_scheduled_tokens, block_table
+            request, request.num_computed_tokens, num_scheduled_tokens, block_tables
         )
         return True
 

@@ -1,5 +1,7 @@
 """The tensors behind the blocks. Their measured bytes are geometry's, to the byte."""
 
+import itertools
+
 import torch
 
 from kvcache.geometry import KVGeometry, LayerGeometry
@@ -9,7 +11,8 @@ class KVStorage:
     """Keys and values of every block of every layer.
 
     A layer whose keys and values are equally wide is one tensor [2, num_blocks, block_size, num_kv_heads, head_dim];
-    otherwise keys and values are a tensor each.
+    otherwise keys and values are a tensor each. The i-th layers of all groups share a tensor: a block belongs to one group
+    at a time (kvcache/layer_groups.py).
 
     The memory is zeroed, which does two things. Slots that no token was written to are read by kernels that take whole
     blocks and mask afterwards, and 0 * NaN is NaN: whatever lay in that memory could get into an output. And the
@@ -30,18 +33,20 @@ class KVStorage:
             raise ValueError(f"dtype must take {geometry.dtype_bytes} bytes, got {dtype} of {dtype.itemsize}")
         if num_blocks < 1:
             raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
-        self.num_blocks = num_blocks
+        self.geometry, self.num_blocks = geometry, num_blocks
         shape = (num_blocks, geometry.block_size)
         self._owned: list[torch.Tensor] = []
         # Views are made once: decoding asks for them in every layer of every step.
-        self._keys: list[torch.Tensor] = []
-        self._values: list[torch.Tensor] = []
-        for layer in geometry.layers:
-            tensors = [_zeroed(dims, dtype, device) for dims in _layer_shapes(layer, shape)]
+        self._keys: dict[int, torch.Tensor] = {}
+        self._values: dict[int, torch.Tensor] = {}
+        for layer_indices in itertools.zip_longest(*(group.layer_indices for group in geometry.groups)):
+            sharing = [layer_idx for layer_idx in layer_indices if layer_idx is not None]
+            shapes = _layer_shapes(geometry.layers[sharing[0]], shape)
+            tensors = [_zeroed(dims, dtype, device) for dims in shapes]
             keys, values = tensors if len(tensors) == 2 else tensors[0].unbind(0)
             self._owned += tensors
-            self._keys.append(keys)
-            self._values.append(values)
+            self._keys |= dict.fromkeys(sharing, keys)
+            self._values |= dict.fromkeys(sharing, values)
 
     def k(self, layer_idx: int) -> torch.Tensor:
         """Keys of one layer: a contiguous view [num_blocks, block_size, num_kv_heads, k_head_dim]."""

@@ -20,6 +20,7 @@ class CpuBackend:
         self._spec = spec
         self._k_caches = [storage.k(layer_idx) for layer_idx in range(spec.num_layers)]
         self._v_caches = [storage.v(layer_idx) for layer_idx in range(spec.num_layers)]
+        self._groups = storage.geometry.group_indices
         self._kernels = cpu.CpuKernels(self._k_caches[0].dtype)
         self._batch: BatchTensors | None = None
         self._seq_lens = torch.empty(0, dtype=torch.int64)
@@ -53,6 +54,7 @@ class CpuBackend:
         return PagedStep(
             self._k_caches,
             self._v_caches,
+            self._groups,
             batch.slot_mapping,
             batch.block_tables,
             batch.cu_seqlens_q,
@@ -67,12 +69,13 @@ class CpuBackend:
         """
         batch, layer = self._planned(), self._spec.layers[layer_idx]
         k_cache, v_cache = self._k_caches[layer_idx], self._v_caches[layer_idx]
-        self._kernels.store_kv(k, v, k_cache, v_cache, batch.slot_mapping)
+        group = self._groups[layer_idx]
+        self._kernels.store_kv(k, v, k_cache, v_cache, batch.slot_mapping[group])
         out = self._kernels.paged_attention(
             q,
             k_cache,
             v_cache,
-            batch.block_tables,
+            batch.block_tables[group],
             cu_seqlens_q=batch.cu_seqlens_q,
             seq_lens=self._seq_lens,
             softmax_scale=layer.softmax_scale,

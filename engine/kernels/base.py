@@ -14,14 +14,16 @@ class PagedStep(NamedTuple):
     Attributes:
         k_caches: a layer each [num_blocks, block_size, num_kv_heads, k_head_dim].
         v_caches: a layer each [num_blocks, block_size, num_kv_heads, v_head_dim].
-        slot_mapping: [num_tokens] int64.
-        block_tables: [num_seqs, max_blocks] int64.
+        groups: of each layer: which row of the next two is its own.
+        slot_mapping: [num_groups, num_tokens] int64.
+        block_tables: [num_groups, num_seqs, max_blocks] int64.
         cu_seqlens_q: [num_seqs + 1] int64.
         seq_lens: [num_seqs] int64.
     """
 
     k_caches: list[Tensor]
     v_caches: list[Tensor]
+    groups: list[int]
     slot_mapping: Tensor
     block_tables: Tensor
     cu_seqlens_q: Tensor

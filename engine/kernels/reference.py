@@ -219,44 +219,43 @@ def paged_attention(
             k_cache,
             v_cache,
             slots.unsqueeze(0),
-            causal_mask(positions, seq_len, sliding_window),
+            causal_mask(positions, place, sliding_window),
             softmax_scale=softmax_scale,
             softcap=softcap,
-            bias=None if alibi_slopes is None else alibi_bias(alibi_slopes, positions, seq_len),
+            bias=None if alibi_slopes is None else alibi_bias(alibi_slopes, positions, place),
             sinks=sinks,
         )[0]
     return out
 
 
-def causal_mask(positions: Tensor, num_keys: int, sliding_window: int | None) -> Tensor:
+def causal_mask(positions: Tensor, keys: Tensor, sliding_window: int | None) -> Tensor:
     """True where the key's position is at most the query's, and inside the window.
 
     Args:
         positions: [..., query_len] int64: of the queries.
-        num_keys: keys are at positions 0 to num_keys - 1.
+        keys: [num_keys] int64: positions of the keys.
         sliding_window: see paged_attention.
 
     Returns:
         [..., query_len, num_keys] bool.
     """
-    keys, queries = torch.arange(num_keys, device=positions.device), positions.unsqueeze(-1)
+    queries = positions.unsqueeze(-1)
     mask = keys <= queries
     return mask if sliding_window is None else mask & (keys > queries - sliding_window)
 
 
-def alibi_bias(slopes: Tensor, positions: Tensor, num_keys: int) -> Tensor:
+def alibi_bias(slopes: Tensor, positions: Tensor, keys: Tensor) -> Tensor:
     """Slope * (key's position - query's position) (Press et al. 2021, section 3).
 
     Args:
         slopes: [num_q_heads] float32.
         positions: [num_seqs, query_len] int64: of the queries.
-        num_keys: keys are at positions 0 to num_keys - 1.
+        keys: [num_keys] int64: positions of the keys.
 
     Returns:
         [num_seqs, num_q_heads, query_len, num_keys] float32.
     """
-    distances = torch.arange(num_keys, device=positions.device) - positions.unsqueeze(-1)
-    return slopes[:, None, None] * distances.unsqueeze(1)
+    return slopes[:, None, None] * (keys - positions.unsqueeze(-1)).unsqueeze(1)
 
 
 def grouped_attention(
@@ -280,11 +279,11 @@ def grouped_attention(
         q: [num_seqs, query_len, num_q_heads, k_head_dim].
         k_cache: [num_blocks, block_size, num_kv_heads, k_head_dim].
         v_cache: [num_blocks, block_size, num_kv_heads, v_head_dim].
-        slots: [num_seqs, seq_len] int64: where position p of a sequence lies; any valid slot past its end.
-        mask: [num_seqs, query_len, seq_len] bool: True where the query may look.
+        slots: [num_seqs, num_keys] int64: where each key of a sequence lies; any slot of its own where it has none.
+        mask: [num_seqs, query_len, num_keys] bool: True where the query may look.
         softmax_scale: multiplies every score.
         softcap: scaled scores become softcap * tanh(score / softcap).
-        bias: [num_seqs, num_q_heads, query_len, seq_len], added to the scores after that.
+        bias: [num_seqs, num_q_heads, query_len, num_keys], added to the scores after that.
         sinks: [num_q_heads]: one more score in each softmax, that no value belongs to.
 
     Returns:
@@ -310,7 +309,7 @@ def grouped_attention(
 
 
 def _scores(q: Tensor, k: Tensor, softmax_scale: float, softcap: float | None) -> Tensor:
-    """[num_seqs, num_kv_heads, rows, seq_len], in float32 or wider."""
+    """[num_seqs, num_kv_heads, rows, num_keys], in float32 or wider."""
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = q.to(wide) @ k.to(wide).transpose(-1, -2) * softmax_scale
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)

@@ -145,9 +145,9 @@ def make_plan(
 def group_layers(spec: DecoderSpec) -> list[LayerGroup]:
     """The layers of a model by their attention, most first."""
 
-    def attention_of(layer: LayerSpec) -> tuple[str, int, int, int, int, int | None]:
+    def attention_of(layer: LayerSpec) -> tuple[Any, ...]:
         geometry = layer.kv_geometry()
-        return geometry.attention_type, *msgspec.structs.astuple(geometry), layer.sliding_window
+        return geometry.attention_type, *msgspec.structs.astuple(geometry)
 
     counts = Counter(map(attention_of, spec.layers))
     return [LayerGroup(count, *attention) for attention, count in counts.most_common()]

@@ -113,7 +113,10 @@ def test_missing_shard(tmp_path: Path, load: Load) -> None:
     ("changes", "message"),
     [
         ({"num_key_value_heads": 4}, r"query heads \(6\) must be a multiple of the key/value heads \(4\)"),
-        ({"architectures": ["MambaForCausalLM"]}, r"MambaForCausalLM; supported: .*GPT2LMHeadModel, .*LlamaForCausalLM"),
+        (
+            {"architectures": ["MambaForCausalLM"]},
+            r"MambaForCausalLM; supported: .*GPT2LMHeadModel, .*LlamaForCausalLM",
+        ),
         ({"architectures": None}, r"architecture not supported: none"),
         ({"hidden_size": None}, r"lacks 'hidden_size'"),
         ({"hidden_size": "48"}, r"'hidden_size' must be of type int, got '48'"),

@@ -27,7 +27,7 @@ _POINTERS = (
     *("attention_norm", "qkv", "qkv_bias", "o", "o_bias"),
     *("mlp_norm", "up", "up_bias", "down", "down_bias", "k_cache", "v_cache"),
 )
-_SIZES = ("num_q_heads", "num_kv_heads", "k_head_dim", "v_head_dim", "window", "intermediate_size")
+_SIZES = ("num_q_heads", "num_kv_heads", "k_head_dim", "v_head_dim", "window", "intermediate_size", "group")
 _STEP_POINTERS = (
     *("x", "normed", "qkv", "attended", "up", "activated", "cos", "sin"),
     *("slot_mapping", "block_tables", "cu_seqlens_q", "seq_lens"),
@@ -156,7 +156,7 @@ class NativeLayers:
         step.slot_mapping, step.block_tables = paged.slot_mapping.data_ptr(), paged.block_tables.data_ptr()
         step.cu_seqlens_q, step.seq_lens = paged.cu_seqlens_q.data_ptr(), paged.seq_lens.data_ptr()
         step.num_tokens = num_tokens
-        step.num_seqs, step.max_blocks = paged.block_tables.shape
+        step.num_seqs, step.max_blocks = paged.block_tables.shape[1:]
         step.block_size = paged.k_caches[0].shape[1]
         if self._run(self._layers, len(self._layers), ctypes.byref(step)):
             raise MemoryError(f"no scratch memory for a step of {num_tokens} tokens")
@@ -168,21 +168,22 @@ class NativeLayers:
         if len(caches) == len(self._caches) and caches[0] is self._caches[0]:
             return
         pairs = zip(paged.k_caches, paged.v_caches, strict=True)
-        for layer, spec, (k, v) in zip(self._layers, self._spec.layers, pairs, strict=True):
+        for layer, group, spec, (k, v) in zip(self._layers, paged.groups, self._spec.layers, pairs, strict=True):
+            layer.group = group
             for name, cache, head_dim in (("k", k, spec.k_head_dim), ("v", v, spec.v_head_dim)):
                 _check(f"{name}_cache", cache, (*k.shape[:2], spec.num_kv_heads, head_dim), self._dtype)
             layer.k_cache, layer.v_cache = k.data_ptr(), v.data_ptr()
         self._caches = caches
 
     def _check_step(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, paged: PagedStep) -> None:
-        num_tokens, (num_seqs, max_blocks) = x.shape[0], paged.block_tables.shape
+        num_tokens, (num_groups, num_seqs, max_blocks) = x.shape[0], paged.block_tables.shape
         _check("x", x, (num_tokens, self._spec.hidden_size), self._dtype)
         if (angles is None) != (self._step.half == 0):
             raise ValueError("angles: expected for a model with rotary embedding, and for no other")
         for name, tensor in zip(("cos", "sin"), angles or (), strict=False):
             _check(name, tensor, (num_tokens, self._step.half), torch.float32)
-        _check("slot_mapping", paged.slot_mapping, (num_tokens,), torch.int64)
-        _check("block_tables", paged.block_tables, (num_seqs, max_blocks), torch.int64)
+        _check("slot_mapping", paged.slot_mapping, (num_groups, num_tokens), torch.int64)
+        _check("block_tables", paged.block_tables, (num_groups, num_seqs, max_blocks), torch.int64)
         _check("cu_seqlens_q", paged.cu_seqlens_q, (num_seqs + 1,), torch.int64)
         _check("seq_lens", paged.seq_lens, (num_seqs,), torch.int64)
 
