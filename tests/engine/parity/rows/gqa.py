@@ -41,6 +41,10 @@ VISION = {
     **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
     **{"image_size": 8, "patch_size": 4},
 }
+MINISTRAL3 = {
+    **{**SMALL, "head_dim": 12},
+    "rope_parameters": {**YARN, "original_max_position_embeddings": 9, "llama_4_scaling_beta": 0.5},
+}
 
 ROWS: dict[str, Row] = {
     **rows(
@@ -55,6 +59,41 @@ ROWS: dict[str, Row] = {
         },
     ),
     **rows("Mistral", SMALL, {**HEADS, "window": {"sliding_window": 7}, "no-window": {"sliding_window": None}}),
+    **rows(
+        "Ministral",
+        {**SMALL, "head_dim": 12},
+        {
+            **HEADS,
+            "window": {"sliding_window": 7},
+            "layer-types": {
+                "sliding_window": 7,
+                "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+            },
+        },
+    ),
+    **rows(
+        "Ministral3",
+        MINISTRAL3,
+        {
+            **HEADS,
+            "window": {"sliding_window": 7},
+            "tied": {"tie_word_embeddings": True},
+            "no-growth": {"rope_parameters": {**YARN, "llama_4_scaling_beta": 0.0}},
+        },
+    ),
+    **rows(
+        "Mistral3",
+        {"vision_config": {**VISION, "model_type": "pixtral", "head_dim": 8}, "tie_word_embeddings": False},
+        {
+            "ministral": {"text_config": {**MINISTRAL3, "model_type": "ministral3"}},
+            "mistral": {"text_config": {**SMALL, "model_type": "mistral", "sliding_window": 7}},
+            "tied": {
+                "text_config": {**SMALL, "model_type": "mistral", "tie_word_embeddings": True},
+                "tie_word_embeddings": True,
+            },
+        },
+        model="Mistral3ForConditionalGeneration",
+    ),
     **rows(
         "Qwen2",
         SMALL,
