@@ -300,4 +300,33 @@ ROWS: dict[str, Row] = {
             "layer-types": {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"]},
         },
     ),
+    **rows(
+        "Helium",
+        SMALL,
+        {name: {**heads, "head_dim": 8} for name, heads in HEADS.items()}
+        | {"biases-tied": {"head_dim": 8, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}},
+    ),
+    **rows(
+        "Ernie4_5",
+        {**SMALL, "head_dim": 12},
+        {**HEADS, "biases-untied": {"use_bias": True, "tie_word_embeddings": False}},
+    ),
+    **rows(
+        "SeedOss",
+        {**SMALL, "head_dim": 12},
+        {
+            **HEADS,
+            "biases-tied": {"attention_out_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+            "no-biases": {"attention_bias": False},
+        },
+    ),
+    **rows(
+        "Cwm",
+        {**SMALL, "num_hidden_layers": 5, "head_dim": 12, "sliding_window": 7},
+        {
+            **HEADS,
+            "biases-tied": {"mlp_bias": True, "tie_word_embeddings": True},
+            "layer-types": {"layer_types": [*["sliding_attention"] * 4, "full_attention"]},
+        },
+    ),
 }
