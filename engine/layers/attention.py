@@ -7,6 +7,7 @@ from torch import Tensor
 from engine.kernels.base import Kernels
 from engine.layers.linear import Linear
 from engine.layers.qk_norm import QKNorm
+from engine.layers.query_growth import grow_queries
 from engine.layers.step import Step
 from engine.layers.value_embedding import ValueEmbedding
 from engine.models.spec import LayerSpec
@@ -45,6 +46,8 @@ class Attention:
             qkv = qkv.clamp(-spec.qkv_clip, spec.qkv_clip)
         qk, v = qkv.split((spec.q_width + spec.k_width, spec.v_width), dim=-1)
         q, k = self._turn(qk.unflatten(-1, (spec.num_q_heads + spec.num_kv_heads, spec.k_head_dim)), step)
+        if spec.query_growth:
+            q = grow_queries(q, step.positions, spec.query_growth)
         v = v.unflatten(-1, (spec.num_kv_heads, spec.v_head_dim))
         return q, k, v if self._value_embedding is None else self._value_embedding(v, x, step.input_ids)
 

@@ -13,10 +13,12 @@ class Step(NamedTuple):
 
     Attributes:
         input_ids: [num_tokens] int64.
+        positions: [num_tokens] int64.
         angles: cos and sin, each [num_tokens, rotary_dim / 2], of every rope of the model.
         attention: has planned this step.
     """
 
     input_ids: Tensor
+    positions: Tensor
     angles: dict[RopeSpec, tuple[Tensor, Tensor]]
     attention: AttentionBackend

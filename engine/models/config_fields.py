@@ -155,6 +155,11 @@ def fields_of(config: Config, name: str) -> Config:
 
 
 def text_part(config: Config) -> dict[str, Any]:
-    """Of a model that also sees: the config of the part that writes, named and tied as the whole."""
-    shared = {key: config[key] for key in ("architectures", "tie_word_embeddings") if key in config}
-    return {**fields_of(config, "text_config"), **shared}
+    """Of a model that also sees: the config of the part that writes, with the whole model's name.
+
+    What the part says about tied embeddings goes before what the whole does: of published checkpoints the first is true.
+    """
+    part, key = fields_of(config, "text_config"), "tie_word_embeddings"
+    stated = [field(fields, key, bool) for fields in (part, config) if fields.get(key) is not None]
+    tied = {key: stated[0]} if stated else {}
+    return {**part, **tied, "architectures": config["architectures"]}

@@ -82,7 +82,7 @@ class Decoder:
         angles = {rope: rotary.lookup(batch.positions) for rope, rotary in self._rotaries.items()}
         if self._native_layers is not None and (paged_step := attention.paged_step) is not None:
             return self._native_layers(x, next(iter(angles.values()), None), paged_step)
-        step = Step(batch.input_ids, angles, attention)
+        step = Step(batch.input_ids, batch.positions, angles, attention)
         return self._run(x, step) if self._mix is None else self._run_mixed(self._mix, x, step)
 
     def _run(self, x: Tensor, step: Step) -> Tensor:

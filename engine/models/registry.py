@@ -8,6 +8,7 @@ from engine.errors import ModelLoadError
 from engine.models import families
 from engine.models.config_fields import Config, only
 from engine.models.family import Family
+from engine.models.layer_fields import build_by_layer
 from engine.models.spec import DecoderSpec
 
 
@@ -62,4 +63,4 @@ def load_spec(config: Config) -> DecoderSpec:
     only(config, "quantization_config", None)
     for name in ("is_encoder_decoder", "add_cross_attention"):
         only(config, name, False)
-    return family.build_spec(config)
+    return build_by_layer(family.build_spec, config)

@@ -64,12 +64,12 @@ def read_rope(
 
 
 def rope_fields(config: Config, layer_type: str = "") -> Config:
-    """The rope fields of a layer type, or those that all layers share.
+    """The rope fields of a layer type, or those that all layers share; where both spellings are there, the older one's.
 
     Raises:
         ModelLoadError: there are sets for layer types, and none for this one.
     """
-    fields = fields_of(config, "rope_parameters") or fields_of(config, "rope_scaling")
+    fields = fields_of(config, "rope_scaling") or fields_of(config, "rope_parameters")
     nested = [name for name, value in fields.items() if isinstance(value, dict)]
     if nested and layer_type not in nested:
         wanted = f"for {layer_type!r}" if layer_type else "shared by all layers"

@@ -5,8 +5,8 @@ The spec says which parameters a model has; a family's table says what its check
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Self
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -75,12 +75,15 @@ class TensorNames(msgspec.Struct, frozen=True):
         """The same table with other names outside the layers."""
         return msgspec.structs.replace(self, top={**self.top, **names})
 
-    def with_prefix(self, prefix: str, ignored: tuple[str, ...]) -> Self:
-        """The same table with `prefix` before every name, in a checkpoint that also holds what `ignored` says."""
-        top: dict[str, str | Tensors] = {}
+    def of_text_part(self, config: Mapping[str, Any]) -> Self:
+        """The same table; of a model that also sees, that of its text part, whose names have a prefix there."""
+        if "text_config" not in config:
+            return self
+        prefix, top = "language_model.", dict[str, str | Tensors]()
         for key, found in self.top.items():
             entry = _as_tensors(found)
             top[key] = msgspec.structs.replace(entry, names=tuple(prefix + name for name in entry.names))
+        ignored = (*(re.escape(prefix) + name for name in self.ignored), r"(vision_tower|multi_modal_projector)\..*")
         return msgspec.structs.replace(self, layer_prefix=prefix + self.layer_prefix, top=top, ignored=ignored)
 
 

@@ -11,7 +11,10 @@ from engine.models.standard import all_but_every, read_layer, read_windows
 def build_spec(config: Config) -> DecoderSpec:
     """config.json of a Cohere2ForCausalLM."""
     config = {"sliding_window": 4096, **config}
+    for key in ("use_gated_activation", "use_parallel_block"):
+        only(config, key, True)
     only(config, "use_qk_norm", False)
+    only(config, "position_embedding_type", "rope_gptj")
     rope = read_cohere_rope(config)
     windows = read_windows(config, all_but_every(config, positive(config, "sliding_window_pattern", 4)))
     layers = [read_layer(config, rope=rope if window else None, sliding_window=window) for window in windows]

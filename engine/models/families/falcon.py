@@ -1,7 +1,7 @@
 """Falcon 7B (one key/value head), 40B, 180B and 11B (groups of heads), and RW (ALiBi, multi-head attention).
 
-In 7B attention and MLP side by side both read one norm; the new architecture of 40B, 180B
-and 11B has groups of heads, and one norm or two; Falcon-RW has ALiBi, biases, and attention before the MLP.
+In 7B attention and MLP side by side both read one norm; the new architecture of 40B, 180B and 11B has groups of heads,
+and one norm or two; Falcon-RW has ALiBi, biases, and attention before the MLP.
 """
 
 from typing import Any

@@ -13,10 +13,8 @@ from engine.models.family import Family, Published
 from engine.models.rope_config import read_rope
 from engine.models.spec import DecoderSpec, LayerSpec, NormPlace, QKNormSpec, RopeSpec
 from engine.models.standard import all_but_every, read_rms_norm, read_windows
-from engine.models.tensor_names import TensorNames
 
 NAMES = GEMMA2_NAMES.with_layer({"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"})
-TEXT_NAMES = NAMES.with_prefix("language_model.", ignored=(r"(vision_tower|multi_modal_projector)\..*",))
 DEFAULTS: dict[str, Any] = {
     "head_dim": 256,
     "max_position_embeddings": 131072,
@@ -39,11 +37,6 @@ def build_spec(config: Config) -> DecoderSpec:
     return read_gemma_decoder(config, layers, norm_place=NormPlace.SANDWICH)
 
 
-def tensor_names(config: Config) -> TensorNames:
-    """Models that also see keep the text part's tensors under a name."""
-    return TEXT_NAMES if "text_config" in config else NAMES
-
-
 def _layer(config: Config, window: int | None) -> LayerSpec:
     head_dim = positive(config, "head_dim")
     rope = read_rope(config, head_dim, layer_type="full_attention") if window is None else _local_rope(config, head_dim)
@@ -61,7 +54,7 @@ def _local_rope(config: Config, head_dim: int) -> RopeSpec:
 FAMILY = Family(
     architectures=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     build_spec=build_spec,
-    tensor_names=tensor_names,
+    tensor_names=NAMES.of_text_part,
     published=Published(
         "google/gemma-3-1b-it",
         {

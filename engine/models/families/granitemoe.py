@@ -4,6 +4,7 @@ import msgspec
 
 from engine.models.config_fields import Config
 from engine.models.families import granite
+from engine.models.families.llama import NAMES
 from engine.models.family import Family, Published
 from engine.models.moe_config import read_moe
 from engine.models.spec import DecoderSpec
@@ -22,7 +23,7 @@ def build_spec(config: Config) -> DecoderSpec:
 FAMILY = Family(
     architectures=("GraniteMoeForCausalLM",),
     build_spec=build_spec,
-    tensor_names=granite.NAMES.with_layer(
+    tensor_names=NAMES.with_layer(
         {
             "router": "block_sparse_moe.router.layer",
             "experts.gate_up": "block_sparse_moe.input_linear",

@@ -1,4 +1,4 @@
-"""Mistral 7B: Llama with a sliding window in every layer, where the config has one."""
+"""Mistral 7B, Ministral 8B: Llama with a sliding window in every layer, or in some, where the config has one."""
 
 from engine.models.config_fields import Config, positive
 from engine.models.families.llama import NAMES
@@ -8,13 +8,14 @@ from engine.models.standard import read_decoder, read_layer, read_windows
 
 
 def build_spec(config: Config) -> DecoderSpec:
-    """config.json of a MistralForCausalLM."""
+    """config.json of a MistralForCausalLM or a MinistralForCausalLM."""
+    config = {"sliding_window": 4096, **config}
     windows = read_windows(config, [True] * positive(config, "num_hidden_layers"))
     return read_decoder(config, [read_layer(config, sliding_window=window) for window in windows])
 
 
 FAMILY = Family(
-    architectures=("MistralForCausalLM",),
+    architectures=("MistralForCausalLM", "MinistralForCausalLM"),
     build_spec=build_spec,
     tensor_names=NAMES,
     published=Published(

@@ -36,6 +36,7 @@ def build_spec(config: Config) -> DecoderSpec:
     only(config, "expansion_ratio", 4)
     only(config, "logit_scale", None)
     only(config, "no_bias", True)
+    only(config, "learned_pos_emb", True, False)  # Set in most checkpoints; none has the table, because of ALiBi.
     only(config, "norm_type", "low_precision_layernorm", "layernorm")
     layers = [_layer(config)] * positive(config, "num_hidden_layers")
     return read_decoder(config, layers, is_tied_by_default=True, norm=read_layer_norm(config, has_bias=False))

@@ -1,5 +1,6 @@
 """Qwen 1.5, 2 and 2.5: Llama with biases on queries, keys and values, and windows in the upper layers on request."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from engine.models.config_fields import Config, field, positive
@@ -11,14 +12,19 @@ from engine.models.standard import read_decoder, read_layer, read_windows
 DEFAULTS: dict[str, Any] = {"sliding_window": 4096, "max_window_layers": 28}
 
 
-def read_qwen_windows(config: Config) -> list[int | None]:
-    """The window of every layer: where the config asks for them, the layers from `max_window_layers` on slide."""
+def read_qwen_windows(config: Config, is_sliding: Sequence[bool] | None = None) -> list[int | None]:
+    """The window of every layer: where the config asks for them, the layers that `is_sliding` says.
+
+    Args:
+        config: config.json.
+        is_sliding: a layer each; None: those from `max_window_layers` on.
+    """
     config = {**DEFAULTS, **config}
     num_layers = positive(config, "num_hidden_layers")
     if not field(config, "use_sliding_window", bool, default=False):
         config["sliding_window"] = None
     num_full = field(config, "max_window_layers", int)
-    return read_windows(config, [layer_idx >= num_full for layer_idx in range(num_layers)])
+    return read_windows(config, is_sliding or [layer_idx >= num_full for layer_idx in range(num_layers)])
 
 
 def build_spec(config: Config) -> DecoderSpec:

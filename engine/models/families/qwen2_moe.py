@@ -2,13 +2,14 @@
 
 from engine.models.config_fields import Config, field, positive
 from engine.models.families.llama import NAMES as LLAMA_NAMES
+from engine.models.families.qwen2 import read_qwen_windows
 from engine.models.family import Family, Published
 from engine.models.moe_config import is_sparse, read_moe
 from engine.models.spec import DecoderSpec, MLPSpec, MoESpec
-from engine.models.standard import read_decoder, read_layer, read_mlp, read_windows
+from engine.models.standard import read_decoder, read_layer, read_mlp
 from engine.models.tensor_names import tensors
 
-DEFAULTS = {"num_key_value_heads": 16}
+DEFAULTS = {"max_window_layers": 28, "num_key_value_heads": 16}
 EXPERT = "mlp.experts.{member}"
 NAMES = LLAMA_NAMES.with_layer(
     {
@@ -26,19 +27,13 @@ def build_spec(config: Config) -> DecoderSpec:
     """config.json of a Qwen2MoeForCausalLM."""
     config = {**DEFAULTS, **config}
     has_bias = field(config, "qkv_bias", bool, default=True)
+    num_layers, num_sliding = positive(config, "num_hidden_layers"), field(config, "max_window_layers", int)
+    windows = read_qwen_windows(config, [i % 2 == 0 and i < num_sliding for i in range(num_layers)])
     layers = [
         read_layer(config, mlp=_mlp(config, i), sliding_window=window, has_qkv_bias=has_bias, has_o_bias=False)
-        for i, window in enumerate(_windows(config))
+        for i, window in enumerate(windows)
     ]
     return read_decoder(config, layers)
-
-
-def _windows(config: Config) -> list[int | None]:
-    num_layers = positive(config, "num_hidden_layers")
-    if not field(config, "use_sliding_window", bool, default=False):
-        return [None] * num_layers
-    num_sliding = field(config, "max_window_layers", int, 28)
-    return read_windows(config, [i % 2 == 0 and i < num_sliding for i in range(num_layers)])
 
 
 def _mlp(config: Config, layer_idx: int) -> MLPSpec | MoESpec:

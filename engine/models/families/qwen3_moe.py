@@ -1,11 +1,12 @@
 """Qwen3-MoE: Qwen3's normalised queries and keys, and many narrow experts, none shared."""
 
-from engine.models.config_fields import Config, field, positive
+from engine.models.config_fields import Config, positive
+from engine.models.families.qwen2 import read_qwen_windows
 from engine.models.families.qwen2_moe import NAMES as QWEN2_NAMES
 from engine.models.family import Family, Published
 from engine.models.moe_config import is_sparse, read_moe
 from engine.models.spec import DecoderSpec, MLPSpec, MoESpec, QKNormSpec
-from engine.models.standard import read_decoder, read_layer, read_mlp, read_rms_norm, read_windows
+from engine.models.standard import read_decoder, read_layer, read_mlp, read_rms_norm
 
 DEFAULTS = {"num_key_value_heads": 4}
 NAMES = QWEN2_NAMES.with_layer({"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"})
@@ -14,9 +15,7 @@ NAMES = QWEN2_NAMES.with_layer({"q_norm": "self_attn.q_norm", "k_norm": "self_at
 def build_spec(config: Config) -> DecoderSpec:
     """config.json of a Qwen3MoeForCausalLM."""
     config = {**DEFAULTS, **config}
-    num_layers = positive(config, "num_hidden_layers")
-    is_sliding = field(config, "use_sliding_window", bool, default=False)
-    windows = read_windows(config, [True] * num_layers) if is_sliding else [None] * num_layers
+    windows = read_qwen_windows(config, [True] * positive(config, "num_hidden_layers"))
     qk_norm = QKNormSpec(read_rms_norm(config))
     layers = [
         read_layer(config, mlp=_mlp(config, i), sliding_window=window, qk_norm=qk_norm)

@@ -4,7 +4,7 @@ The decoder reads it and runs; the KV geometry, the parameter shapes and the pla
 MQA are numbers in a LayerSpec, not code.
 """
 
-from engine.models.spec.attention import QKNormScope, QKNormSpec, ValueEmbeddingSpec
+from engine.models.spec.attention import QKNormScope, QKNormSpec, QueryGrowthSpec, ValueEmbeddingSpec
 from engine.models.spec.decoder import DecoderSpec, EmbeddingSpec, HeadSpec, ResidualMixSpec
 from engine.models.spec.layer import LayerSpec, NormPlace
 from engine.models.spec.mlp import Activation, MLPSpec, MoESpec
@@ -38,6 +38,7 @@ __all__ = [
     "ProportionalScaling",
     "QKNormScope",
     "QKNormSpec",
+    "QueryGrowthSpec",
     "ResidualMixSpec",
     "RopeScaling",
     "RopeSpec",

@@ -44,6 +44,16 @@ class QKNormSpec(msgspec.Struct, frozen=True):
                 return self.norm.shapes(name, num_heads * head_dim)
 
 
+class QueryGrowthSpec(msgspec.Struct, frozen=True):
+    """Queries grow with their position, so that a softmax over more keys stays as sharp (Nakanishi 2025; Ministral 3).
+
+    A query at position p is multiplied by 1 + beta * ln(1 + floor(p / period)).
+    """
+
+    beta: float
+    period: int
+
+
 class ValueEmbeddingSpec(msgspec.Struct, frozen=True):
     """An embedding of the token itself is added to its values (nanochat).
 

@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-from engine.models.spec.attention import QKNormSpec, ValueEmbeddingSpec
+from engine.models.spec.attention import QKNormSpec, QueryGrowthSpec, ValueEmbeddingSpec
 from engine.models.spec.mlp import MLPSpec, MoESpec, linear_shapes
 from engine.models.spec.norm import NormSpec
 from engine.models.spec.rope import RopeSpec
@@ -51,6 +51,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
         softcap: scaled scores become softcap * tanh(score / softcap).
         has_sinks: a learned score a query head joins each softmax and takes its share of the weight to nowhere.
         qk_norm: queries and keys are normalised.
+        query_growth: queries are multiplied by more the further on they stand.
         has_qkv_bias: of query, key and value projection.
         has_o_bias: of the output projection.
         qkv_clip: queries, keys and values are clamped to +- this.
@@ -69,6 +70,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
     softcap: float | None = None
     has_sinks: bool = False
     qk_norm: QKNormSpec | None = None
+    query_growth: QueryGrowthSpec | None = None
     has_qkv_bias: bool = False
     has_o_bias: bool = False
     qkv_clip: float | None = None

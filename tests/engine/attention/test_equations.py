@@ -47,7 +47,7 @@ def attend(layer: LayerSpec, parameters: dict[str, Tensor], x: Tensor) -> Tensor
         item = ScheduledRequest(request, start, stop - start, [list(range(num_blocks))])
         batch = build_batch(ScheduledBatch([item]), BLOCK_SIZE, CPU)
         backend.plan(batch)
-        outs.append(attention(x[start:stop], Step(batch.input_ids, {}, backend)))
+        outs.append(attention(x[start:stop], Step(batch.input_ids, batch.positions, {}, backend)))
     return torch.cat(outs)
 
 

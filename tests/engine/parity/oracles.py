@@ -1,5 +1,6 @@
 """Small models, most of them of transformers, with weights that hide nothing."""
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,12 @@ from tests.engine.parity.rows.row import Row
 
 def build_oracle(row: Row) -> Any:
     """The row's model in float32, its weights random from a fixed seed."""
-    fields = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, **row.fields}
+    fields = {
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+        **copy.deepcopy(row.fields),
+    }  # transformers writes into it
     model = (row.oracle(fields) if row.oracle else _of_transformers(row, fields)).float().eval()
     shake(model)
     return model

@@ -59,6 +59,7 @@ class PicoLLM(WrittenOracle):
         num_rows = 64 * math.ceil(config["vocab_size"] / 64)
         layers = nn.ModuleList([PicoLayer(config, layer_idx) for layer_idx in range(num_layers)])
         self.transformer = nn.ModuleDict({"wte": nn.Embedding(num_rows, width), "h": layers})
+        self.layers = [layer for layer in layers if isinstance(layer, PicoLayer)]
         self.lm_head = nn.Linear(width, num_rows, bias=False)
         self.resid_lambdas = nn.Parameter(torch.ones(num_layers))
         self.x0_lambdas = nn.Parameter(torch.zeros(num_layers))
@@ -76,7 +77,7 @@ class PicoLLM(WrittenOracle):
         before = torch.cat((torch.zeros_like(x[:1]), x[:-1]))
         x = first = x + openness * before
         middle = torch.zeros_like(x)
-        for i, layer in enumerate(self.transformer["h"]):
+        for i, layer in enumerate(self.layers):
             token_values = self.value_embeds[str(i)](ids) if str(i) in self.value_embeds else None
             x = layer(self.resid_lambdas[i] * x + self.x0_lambdas[i] * first, token_values)
             if i == self.written_config["n_layer"] // 2:
@@ -87,4 +88,4 @@ class PicoLLM(WrittenOracle):
 
 def has_value_embedding(config: dict[str, Any], layer_idx: int) -> bool:
     """Every other layer, and the last one."""
-    return (config["n_layer"] - 1 - layer_idx) % 2 == 0
+    return bool((config["n_layer"] - 1 - layer_idx) % 2 == 0)

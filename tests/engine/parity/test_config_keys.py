@@ -21,7 +21,7 @@ OF_EVERY_MODEL = {
 OF_TRAINING = {
     *("initializer_range", "attention_dropout", "hidden_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout"),
     *("init_std", "layerdrop", "embed_dropout", "resid_dropout", "classifier_dropout", "summary_first_dropout"),
-    *("embedding_dropout", "residual_dropout"),
+    *("embedding_dropout", "residual_dropout", "emb_pdrop", "embedding_fraction", "init_device"),
     *("router_aux_loss_coef", "output_router_logits", "router_jitter_noise", "z_loss_coefficient"),
 }
 
@@ -33,6 +33,7 @@ OF_ROUNDING = {
 """What transformers computes in which precision; headcount's attention is always summed in float32."""
 OF_VISION = {
     *("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index"),
+    *("multimodal_projector_bias", "projector_hidden_act", "spatial_merge_size", "vision_feature_layer"),
 }
 HARMLESS = OF_EVERY_MODEL | OF_TRAINING | OF_OTHER_HEADS | OF_ROUNDING | OF_VISION
 POISON = "no such value"

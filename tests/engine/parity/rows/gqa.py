@@ -41,6 +41,10 @@ VISION = {
     **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
     **{"image_size": 8, "patch_size": 4},
 }
+MINISTRAL3 = {
+    **{**SMALL, "head_dim": 12},
+    "rope_parameters": {**YARN, "original_max_position_embeddings": 9, "llama_4_scaling_beta": 0.5},
+}
 
 ROWS: dict[str, Row] = {
     **rows(
@@ -55,6 +59,41 @@ ROWS: dict[str, Row] = {
         },
     ),
     **rows("Mistral", SMALL, {**HEADS, "window": {"sliding_window": 7}, "no-window": {"sliding_window": None}}),
+    **rows(
+        "Ministral",
+        {**SMALL, "head_dim": 12},
+        {
+            **HEADS,
+            "window": {"sliding_window": 7},
+            "layer-types": {
+                "sliding_window": 7,
+                "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+            },
+        },
+    ),
+    **rows(
+        "Ministral3",
+        MINISTRAL3,
+        {
+            **HEADS,
+            "window": {"sliding_window": 7},
+            "tied": {"tie_word_embeddings": True},
+            "no-growth": {"rope_parameters": {**YARN, "llama_4_scaling_beta": 0.0}},
+        },
+    ),
+    **rows(
+        "Mistral3",
+        {"vision_config": {**VISION, "model_type": "pixtral", "head_dim": 8}, "tie_word_embeddings": False},
+        {
+            "ministral": {"text_config": {**MINISTRAL3, "model_type": "ministral3"}},
+            "mistral": {"text_config": {**SMALL, "model_type": "mistral", "sliding_window": 7}},
+            "tied": {
+                "text_config": {**SMALL, "model_type": "mistral", "tie_word_embeddings": True},
+                "tie_word_embeddings": True,
+            },
+        },
+        model="Mistral3ForConditionalGeneration",
+    ),
     **rows(
         "Qwen2",
         SMALL,
@@ -259,6 +298,35 @@ ROWS: dict[str, Row] = {
             **HEADS,
             "yarn": {"rope_scaling": {**YARN, "attention_factor": 1.3}},
             "layer-types": {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"]},
+        },
+    ),
+    **rows(
+        "Helium",
+        SMALL,
+        {name: {**heads, "head_dim": 8} for name, heads in HEADS.items()}
+        | {"biases-tied": {"head_dim": 8, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}},
+    ),
+    **rows(
+        "Ernie4_5",
+        {**SMALL, "head_dim": 12},
+        {**HEADS, "biases-untied": {"use_bias": True, "tie_word_embeddings": False}},
+    ),
+    **rows(
+        "SeedOss",
+        {**SMALL, "head_dim": 12},
+        {
+            **HEADS,
+            "biases-tied": {"attention_out_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+            "no-biases": {"attention_bias": False},
+        },
+    ),
+    **rows(
+        "Cwm",
+        {**SMALL, "num_hidden_layers": 5, "head_dim": 12, "sliding_window": 7},
+        {
+            **HEADS,
+            "biases-tied": {"mlp_bias": True, "tie_word_embeddings": True},
+            "layer-types": {"layer_types": [*["sliding_attention"] * 4, "full_attention"]},
         },
     ),
 }

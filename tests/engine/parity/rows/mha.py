@@ -101,4 +101,5 @@ ROWS: dict[str, Row] = {
             "no-last-norm": {"_remove_final_layer_norm": True},
         },
     ),
+    **rows("Persimmon", NEOX, {"qk-norm": {}, "no-qk-norm": {"qk_layernorm": False, "tie_word_embeddings": True}}),
 }
