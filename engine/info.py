@@ -44,6 +44,9 @@ class EngineInfo(msgspec.Struct, frozen=True):
     """Every backend that was passed over, with all its reasons."""
     vocab_size: int
     max_model_len: int
+    """Longest context that is served."""
+    longest_context: int
+    """The model's own limit, or what was asked for: more than max_model_len where the KV pool cannot hold it."""
     eos_token_ids: list[int]
     geometry: KVGeometry
     num_blocks: int

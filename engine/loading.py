@@ -51,7 +51,6 @@ class Placement(NamedTuple):
     device: torch.device
     dtype_name: str
     dtype: torch.dtype
-    max_model_len: int
 
 
 def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
@@ -69,15 +68,16 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     checkpoint = read_checkpoint(folder)
     placement = _place(checkpoint, settings.model_settings, device)
     parameters = _load_parameters(checkpoint, settings.model_settings, placement)
-    kernels = select_kernels(device, placement.dtype, settings.model_settings.attention_backend)
-    decoder = Decoder(checkpoint.spec, parameters, placement.max_model_len, kernels)
     phases.end("weights")
     geometry = checkpoint.spec.kv_geometry(DTYPE_BYTES[placement.dtype_name], settings.cache.block_size)
-    num_blocks = memory.kv_pool_blocks(settings.cache, geometry, placement.max_model_len, device)
+    num_blocks, max_model_len = _size_pool(checkpoint, settings, geometry, device)
+    kernels = select_kernels(device, placement.dtype, settings.model_settings.attention_backend)
+    decoder = Decoder(checkpoint.spec, parameters, max_model_len, kernels)
     storage = KVStorage(geometry, num_blocks, placement.dtype, device)
     phases.end("kv_cache")
     runner, objections = _build_runner(checkpoint, settings, placement, decoder, storage)
-    workspace_bytes = _warm_up(runner, geometry, placement)
+    num_tokens = min(WARM_UP_TOKENS, max_model_len, settings.scheduler.max_num_batched_tokens)
+    workspace_bytes = _warm_up(runner, geometry, num_tokens, device)
     phases.end("warm_up")
     info = EngineInfo(
         architecture=checkpoint.spec.architecture,
@@ -86,7 +86,8 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         attention_backend=runner.attention.name,
         attention_objections=objections,
         vocab_size=checkpoint.spec.vocab_size,
-        max_model_len=placement.max_model_len,
+        max_model_len=max_model_len,
+        longest_context=checkpoint.max_model_len(settings.model_settings),
         eos_token_ids=checkpoint.eos_token_ids,
         geometry=geometry,
         num_blocks=num_blocks,
@@ -121,7 +122,7 @@ def choose_device(settings: ModelSettings) -> torch.device:
 
 def _place(checkpoint: Checkpoint, settings: ModelSettings, device: torch.device) -> Placement:
     dtype_name = checkpoint.dtype_name(settings)
-    return Placement(device, dtype_name, getattr(torch, dtype_name), checkpoint.max_model_len(settings))
+    return Placement(device, dtype_name, getattr(torch, dtype_name))
 
 
 def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
@@ -151,12 +152,25 @@ def _build_runner(
     return runner, objections
 
 
-def _warm_up(runner: Runner, geometry: KVGeometry, placement: Placement) -> int:
+def _size_pool(
+    checkpoint: Checkpoint, settings: EngineSettings, geometry: KVGeometry, device: torch.device
+) -> tuple[int, int]:
+    """Blocks of the KV pool, and the longest context that it can hold.
+
+    Raises:
+        KVCapacityError: the pool cannot hold one request of the length that is set, or none at all.
+    """
+    pool_bytes = memory.kv_pool_bytes(settings.cache, device)
+    longest, wanted = checkpoint.max_model_len(settings.model_settings), settings.model_settings.max_model_len
+    chunk = settings.scheduler.max_num_batched_tokens
+    return geometry.num_blocks_in(pool_bytes), memory.fit_context(geometry, pool_bytes, longest, wanted, chunk)
+
+
+def _warm_up(runner: Runner, geometry: KVGeometry, num_tokens: int, device: torch.device) -> int:
     """Run one prefill, so that no request pays for first-time set-up; the memory it took beyond what was held before.
 
     It writes to slots that no request owns yet.
     """
-    num_tokens, device = min(WARM_UP_TOKENS, placement.max_model_len), placement.device
     request = Request(
         request_id="warm-up", prompt_token_ids=[0] * num_tokens, sampling_params=SamplingParams(temperature=0)
     )

@@ -54,22 +54,35 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def kv_pool_blocks(settings: CacheSettings, geometry: KVGeometry, max_model_len: int, device: torch.device) -> int:
-    """Blocks of the KV pool: what the settings allow, at least one request of max_model_len tokens.
+def kv_pool_bytes(settings: CacheSettings, device: torch.device) -> int:
+    """Bytes that the KV pool may take: what the settings say, else a share of what is free."""
+    return settings.kv_cache_memory_bytes or _share_of_free(settings, device)
+
+
+def fit_context(
+    geometry: KVGeometry, pool_bytes: int, longest: int, wanted: int | None, num_scheduled_tokens: int
+) -> int:
+    """The longest context that the KV pool can hold: as asked for, or what fits where nobody asked.
+
+    Args:
+        geometry: of the cache.
+        pool_bytes: of the pool.
+        longest: the model's own limit.
+        wanted: max_model_len, where it is set.
+        num_scheduled_tokens: that a step computes at most.
 
     Raises:
-        KVCapacityError: not even that fits; the message has the bytes needed, those available, and the longest context.
+        KVCapacityError: that does not fit; the message has the bytes needed, those available, and what fits.
     """
-    available = settings.kv_cache_memory_bytes or _share_of_free(settings, device)
-    num_blocks = geometry.num_blocks_in(available)
-    if num_blocks < geometry.num_blocks(max_model_len):
-        raise KVCapacityError(
-            f"one request of max_model_len {max_model_len} needs {geometry.bytes_per_request(max_model_len)} bytes of"
-            f" KV cache, but {available} are available; the longest context that fits is"
-            f" {geometry.longest_context_in(available)} tokens: lower --max-model-len to that, or raise"
-            " --kv-cache-memory-bytes"
-        )
-    return num_blocks
+    fits = geometry.longest_context_in(pool_bytes, num_scheduled_tokens)
+    if fits >= (wanted or 1):
+        return min(wanted or longest, fits)
+    num_tokens = wanted or 1
+    needed = geometry.num_blocks(num_tokens, num_scheduled_tokens) * geometry.bytes_per_block
+    raise KVCapacityError(
+        f"one request of {num_tokens} tokens needs {needed} bytes of KV cache, but {pool_bytes} are available; the longest"
+        f" context that fits is {fits} tokens: lower --max-model-len to that, or raise --kv-cache-memory-bytes"
+    )
 
 
 def _share_of_free(settings: CacheSettings, device: torch.device) -> int:

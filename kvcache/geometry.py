@@ -193,13 +193,13 @@ class KVGeometry(msgspec.Struct, frozen=True):
             return num_blocks * self.block_size
         return num_blocks * num_tokens // max(1, needed)
 
-    def longest_context_in(self, memory_bytes: int) -> int:
-        """Tokens of the longest single request that fits in `memory_bytes`: whole blocks only."""
+    def longest_context_in(self, memory_bytes: int, num_scheduled_tokens: int = 1) -> int:
+        """Tokens of the longest single request that fits in `memory_bytes`: whole blocks only; see num_blocks."""
         num_blocks = self.num_blocks_in(memory_bytes)
         shortest, longest = 0, LONGEST_CONTEXT // self.block_size
         while shortest < longest:
             middle = (shortest + longest + 1) // 2
-            fits = self.num_blocks(middle * self.block_size) <= num_blocks
+            fits = self.num_blocks(middle * self.block_size, num_scheduled_tokens) <= num_blocks
             shortest, longest = (middle, longest) if fits else (shortest, middle - 1)
         return shortest * self.block_size
 

@@ -48,7 +48,7 @@ def test_slopes_are_mpts(num_heads: int, bias_max: int) -> None:
 
 
 def test_the_bias_is_the_slope_times_the_distance() -> None:
-    bias = reference.alibi_bias(torch.tensor([0.5, 0.25]), torch.tensor([[2]]), num_keys=3)
+    bias = reference.alibi_bias(torch.tensor([0.5, 0.25]), torch.tensor([[2]]), torch.arange(3))
     assert bias.tolist() == [[[[-1.0, -0.5, 0.0]], [[-0.5, -0.25, 0.0]]]]
 
 
@@ -64,9 +64,9 @@ def test_the_softmax_scale_does_not_touch_the_bias(softmax_scale: float) -> None
         keys,
         values,
         torch.arange(num_keys).unsqueeze(0),
-        reference.causal_mask(positions, num_keys, None),
+        reference.causal_mask(positions, torch.arange(num_keys), None),
         softmax_scale=softmax_scale,
-        bias=reference.alibi_bias(torch.tensor([slope]), positions, num_keys),
+        bias=reference.alibi_bias(torch.tensor([slope]), positions, torch.arange(num_keys)),
     )
     expected = torch.softmax(torch.tensor([-slope * distance for distance in (3, 2, 1, 0)]), -1)
     torch.testing.assert_close(weights.flatten(), expected)
