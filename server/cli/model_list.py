@@ -67,14 +67,15 @@ def _list_page(page: Page) -> ListedModel:
 def render(models: list[ListedModel], console: Console) -> None:
     """Print the list for people: what the cache of each costs."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("best-known checkpoint", "type", "heads", "width", "layers", "positions", "KV/token"):
-        is_number = heading in ("heads", "width", "layers", "KV/token")
-        table.add_column(heading, justify="right" if is_number else "left", no_wrap=heading != "positions")
+    table.add_column("best-known checkpoint", max_width=32, no_wrap=True)
+    table.add_column("type")
+    for heading in ("heads", "width", "layers", "KV/token"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for model in models:
         kv = f"{model.kv_bytes_per_token:,} B"
         kind, layers = model.attention_type.upper(), str(model.num_layers)
         name = model.checkpoint.rpartition("/")[2]
-        table.add_row(name, kind, model.heads, model.head_dim, layers, model.positions, kv)
+        table.add_row(name, kind, model.heads, model.head_dim, layers, kv)
     console.print(table)
     console.print(f"{len(models)} families; KV bytes of a token in bfloat16. docs/models.md says more of each.")
 

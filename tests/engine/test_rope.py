@@ -150,6 +150,11 @@ def test_defaults_of_a_family() -> None:
         assert read_rope({**SIZES, **stated}, HEAD_DIM, default_theta=7.0, default_partial=0.25) == RopeSpec(9.0, 8)
 
 
+def test_the_older_spelling_goes_first_where_both_are_there_as_in_transformers() -> None:
+    config = {**older(CASES["linear"]), "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}
+    assert read_rope(config, HEAD_DIM) == read_rope(newer(CASES["linear"]), HEAD_DIM)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

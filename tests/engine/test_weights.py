@@ -123,7 +123,7 @@ def test_missing_shard(tmp_path: Path, load: Load) -> None:
         ({"hidden_size": 50, "head_dim": None}, r"the hidden size \(50\) must be a multiple of the query heads \(6\)"),
         ({"num_hidden_layers": 0}, r"'num_hidden_layers' must be at least 1"),
         ({"hidden_act": "mish"}, r"'hidden_act' must be one of .*silu.*, got 'mish'"),
-        ({"rope_parameters": {"rope_type": "spiral"}}, r"rope type 'spiral' is not supported; supported: default"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, r"'rope_type' of the rope must be one of default, .*, got 'spiral'"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, r"lacks 'low_freq_factor'"),
     ],
 )

@@ -9,7 +9,7 @@ from engine.models.standard import read_decoder, read_layer, read_windows
 
 def build_spec(config: Config) -> DecoderSpec:
     """config.json of a MistralForCausalLM or a MinistralForCausalLM."""
-    config = {"sliding_window": 4096, **config}
+    config = {"num_key_value_heads": 8, "sliding_window": 4096, **config}
     windows = read_windows(config, [True] * positive(config, "num_hidden_layers"))
     return read_decoder(config, [read_layer(config, sliding_window=window) for window in windows])
 

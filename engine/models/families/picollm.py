@@ -91,6 +91,7 @@ FAMILY = Family(
             "lm_head": tensors("lm_head", order=padded_to_64),
         },
     ),
+    # No checkpoint is known by name: the repository of the code, with the defaults of its config class.
     published=Published(
         "Montekkundan/llm",
         {
@@ -104,7 +105,6 @@ FAMILY = Family(
         },
     ),
     older_names=("PicoLLMForCausalLM", "picollm"),
-    limits="No checkpoint is known by name: the numbers are the defaults of picoLLM's own config class. Short windows are"
-    " those that its training sees, the token and a quarter of the context before it; the modeling file that its export"
-    " writes leaves out the farthest of these tokens.",
+    limits="the short windows of the modeling file that picoLLM's own export writes: they leave out the farthest token that"
+    " the model was trained to see (the token itself and a quarter of the context before it), which headcount keeps.",
 )

@@ -329,4 +329,14 @@ ROWS: dict[str, Row] = {
             "layer-types": {"layer_types": [*["sliding_attention"] * 4, "full_attention"]},
         },
     ),
+    **rows(
+        "HunYuanDenseV1",
+        {**SMALL, "head_dim": 12},
+        {
+            **HEADS,
+            "biases-tied": {"attention_bias": True, "tie_word_embeddings": True},
+            "alpha": {"rope_parameters": {**DYNAMIC, "factor": 1.0, "alpha": 30.0}},
+            "dynamic-rope": {"rope_parameters": DYNAMIC},
+        },
+    ),
 }
