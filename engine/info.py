@@ -76,7 +76,7 @@ class EngineStats(msgspec.Struct):
     num_cached_blocks: int = 0
     """Blocks that only the prefix cache holds: evictable."""
     num_filled_slots: int = 0
-    """Slots of used blocks that hold a token."""
+    """Slots of used blocks that hold a token, in the layers of a group."""
     prompt_tokens: int = 0
     generation_tokens: int = 0
     cached_prompt_tokens: int = 0

@@ -186,6 +186,6 @@ def _row(label: str, spec: DecoderSpec, dtype_bytes: int, context_tokens: int, a
         kv_bytes_per_request=geometry.bytes_per_request(context_tokens),
         kv_cache_bytes=kv_cache_bytes,
         num_blocks=num_blocks,
-        num_tokens=num_blocks * assumptions.block_size,
+        num_tokens=geometry.num_tokens_in(kv_cache_bytes, context_tokens),
         num_requests=geometry.num_requests_in(kv_cache_bytes, context_tokens),
     )

@@ -24,6 +24,13 @@ class LayerHeads(BaseModel):
     v_head_dim: int
 
 
+class Group(BaseModel):
+    """Layers with one block table."""
+
+    num_layers: int
+    sliding_window: int | None = Field(description="Blocks that it has passed are given back; null: they stay.")
+
+
 class Geometry(BaseModel):
     """The shape of the KV cache."""
 
@@ -33,8 +40,10 @@ class Geometry(BaseModel):
     head_dim: int
     dtype: str
     block_size: int
-    bytes_per_token: int
+    bytes_per_token: int = Field(description="Of a new token, in every layer.")
+    bytes_per_old_token: int = Field(description="Of a token that every window has passed.")
     bytes_per_block: int
+    groups: list[Group] = Field(description="A block holds block_size tokens of one of them.")
     layers: list[LayerHeads] | None = Field(description="Every layer, where they or key and value widths differ.")
 
 
@@ -60,7 +69,7 @@ class CacheBytes(BaseModel):
 class Capacity(BaseModel):
     """What fits in the KV cache."""
 
-    tokens: int
+    tokens: int = Field(description="Where layers have windows: in requests of max_model_len.")
     requests_of_max_model_len: int
 
 
@@ -162,7 +171,11 @@ def _geometry(info: EngineInfo) -> Geometry:
         dtype=info.dtype,
         block_size=geometry.block_size,
         bytes_per_token=geometry.bytes_per_token,
+        bytes_per_old_token=geometry.bytes_per_old_token,
         bytes_per_block=geometry.bytes_per_block,
+        groups=[
+            Group(num_layers=len(group.layer_indices), sliding_window=group.sliding_window) for group in geometry.groups
+        ],
         layers=None if is_plain else _layers(geometry),
     )
 
@@ -201,7 +214,7 @@ def _bytes(usage: KVUsage) -> CacheBytes:
 
 def _capacity(geometry: KVGeometry, memory_bytes: int, max_model_len: int) -> Capacity:
     return Capacity(
-        tokens=geometry.longest_context_in(memory_bytes),
+        tokens=geometry.num_tokens_in(memory_bytes, max_model_len),
         requests_of_max_model_len=geometry.num_requests_in(memory_bytes, max_model_len),
     )
 

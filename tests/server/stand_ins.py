@@ -37,6 +37,7 @@ def make_info(geometry: KVGeometry = SMOLLM2, num_blocks: int = 100, max_model_l
         attention_objections={"flash": ["needs a CUDA device"]},
         vocab_size=100,
         max_model_len=max_model_len,
+        longest_context=max_model_len,
         eos_token_ids=[2],
         geometry=geometry,
         num_blocks=num_blocks,
