@@ -75,6 +75,21 @@ def test_a_number_too_large_for_the_dtype(folder: Path, load: Load) -> None:
     load(folder, dtype="bfloat16")
 
 
+def test_a_tied_head_that_is_no_copy_of_the_table(tmp_path: Path, load: Load) -> None:
+    folder, name = save_model(build_model("llama", tie_word_embeddings=True), tmp_path), "lm_head.weight"
+    edit_tensors(folder, lambda found: found.update({name: found["model.embed_tokens.weight"].clone()}))
+    load(folder)
+    edit_tensors(folder, lambda found: found[name][5].add_(1))
+    with pytest.raises(ModelLoadError, match=r"'lm_head\.weight': expected the same as 'model\.embed_tokens\.weight'"):
+        load(folder)
+    edit_tensors(folder, lambda found: found.update({name: torch.zeros(3, 3)}))
+    with pytest.raises(ModelLoadError, match=r"'lm_head\.weight': expected the same"):
+        load(folder)
+    edit_tensors(folder, lambda found: found.update({"model.lm_head.weight": torch.zeros(3, 3)}))
+    with pytest.raises(ModelLoadError, match=r"not expected model\.lm_head\.weight"):
+        load(folder)
+
+
 def test_wrong_shape(folder: Path, load: Load) -> None:
     edit_tensors(folder, lambda found: found.update({Q_PROJ: torch.zeros(48, 47)}))
     with pytest.raises(ModelLoadError, match=rf"'{Q_PROJ}': expected shape \[48, 48\], got \[48, 47\]"):
@@ -113,14 +128,20 @@ def test_missing_shard(tmp_path: Path, load: Load) -> None:
     ("changes", "message"),
     [
         ({"num_key_value_heads": 4}, r"query heads \(6\) must be a multiple of the key/value heads \(4\)"),
-        ({"architectures": ["MambaForCausalLM"]}, r"MambaForCausalLM; supported: .*GPT2LMHeadModel, .*LlamaForCausalLM"),
+        (
+            {"architectures": ["MambaForCausalLM"]},
+            r"MambaForCausalLM; supported: .*GPT2LMHeadModel, .*LlamaForCausalLM",
+        ),
         ({"architectures": None}, r"architecture not supported: none"),
         ({"hidden_size": None}, r"lacks 'hidden_size'"),
         ({"hidden_size": "48"}, r"'hidden_size' must be of type int, got '48'"),
         ({"hidden_size": 50, "head_dim": None}, r"the hidden size \(50\) must be a multiple of the query heads \(6\)"),
         ({"num_hidden_layers": 0}, r"'num_hidden_layers' must be at least 1"),
         ({"hidden_act": "mish"}, r"'hidden_act' must be one of .*silu.*, got 'mish'"),
-        ({"rope_parameters": {"rope_type": "spiral"}}, r"'rope_type' of the rope must be one of default, .*, got 'spiral'"),
+        (
+            {"rope_parameters": {"rope_type": "spiral"}},
+            r"'rope_type' of the rope must be one of default, .*, got 'spiral'",
+        ),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, r"lacks 'low_freq_factor'"),
     ],
 )

@@ -281,7 +281,7 @@ ROWS: dict[str, Row] = {
     ),
     **rows(
         "StableLm",
-        SMALL,
+        {**SMALL, "hidden_size": 96},
         {
             **{name: {**heads, "partial_rotary_factor": 0.5} for name, heads in HEADS.items()},
             "quarter-biases-tied": {"use_qkv_bias": True, "tie_word_embeddings": True},
