@@ -50,6 +50,8 @@ def load_parameters(
                 filled = _copy(tensor, sources[name], parameters)
                 if not allow_non_finite:
                     check_finite(name, tensor, filled)
+    if weight_map.table_again in headers:
+        check_table(headers[weight_map.table_again], sources, parameters)
     return parameters
 
 
@@ -64,7 +66,8 @@ def match_names(weight_map: WeightMap, headers: Iterable[str]) -> dict[str, Weig
     if prefix and not any(name.startswith(prefix) for name in given):
         sources = {name.removeprefix(prefix): source for name, source in sources.items()}
     missing = sources.keys() - given
-    extra = {name for name in given - sources.keys() if not any(re.fullmatch(p, name) for p in weight_map.ignored)}
+    known = {*sources, weight_map.table_again}
+    extra = {name for name in given - known if not any(re.fullmatch(p, name) for p in weight_map.ignored)}
     problems = [f"missing {_listed(missing)}"] if missing else []
     problems += [f"not expected {_listed(extra)}"] if extra else []
     if problems:
@@ -138,6 +141,24 @@ def check_finite(name: str, tensor: Tensor, filled: Tensor) -> None:
         f" first at {bad.nonzero()[0].tolist()}; download the checkpoint again, or load it as it is with"
         " --allow-non-finite-weights"
     )
+
+
+def check_table(header: TensorHeader, sources: dict[str, WeightSource], parameters: dict[str, Tensor]) -> None:
+    """Compare an output projection that the config says is the embedding table with that table.
+
+    Raises:
+        ModelLoadError: they differ.
+    """
+    [source] = [source for source in sources.values() if source.parameter == "embed.weight"]
+    with safe_open(header.file, framework="pt") as file:
+        tensor = file.get_tensor(header.name)
+    table = parameters["embed.weight"]
+    is_same = tuple(header.shape) == _expected_shape(source, tuple(table.shape))
+    if not is_same or not _copy(tensor, source, {"embed.weight": torch.empty_like(table)}).equal(table):
+        raise ModelLoadError(
+            f"tensor {header.name!r}: expected the same as {source.name!r}, since the config ties them"
+            " (tie_word_embeddings), got another; set tie_word_embeddings to false in config.json"
+        )
 
 
 def _is_finite(tensor: Tensor) -> bool:

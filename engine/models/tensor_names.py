@@ -114,11 +114,14 @@ class WeightMap(msgspec.Struct, frozen=True):
         sources: the tensors that are needed.
         optional_prefix: some checkpoints of the family leave it off every name.
         ignored: patterns (regular expressions, whole name) of tensors that carry nothing to load.
+        table_again: where the embedding table is the output projection: what the checkpoint would call the latter. Some
+            hold the table under both names.
     """
 
     sources: list[WeightSource]
     optional_prefix: str = ""
     ignored: tuple[str, ...] = ()
+    table_again: str = ""
 
 
 def build_weight_map(spec: DecoderSpec, names: TensorNames) -> WeightMap:
@@ -128,11 +131,8 @@ def build_weight_map(spec: DecoderSpec, names: TensorNames) -> WeightMap:
         for parameter, shape in spec.parameter_shapes().items()
         for source in _sources(spec, names, parameter, shape)
     ]
-    ignored = names.ignored
-    if spec.head.is_tied:
-        # Some checkpoints hold the table twice.
-        ignored = (*ignored, *(re.escape(f"{name}.weight") for name in _look_up(names.top, "lm_head.weight")[0].names))
-    return WeightMap(sources=sources, optional_prefix=names.optional_prefix, ignored=ignored)
+    table_again = f"{_look_up(names.top, 'lm_head.weight')[0].names[0]}.weight" if spec.head.is_tied else ""
+    return WeightMap(sources, names.optional_prefix, names.ignored, table_again)
 
 
 def _sources(spec: DecoderSpec, names: TensorNames, parameter: str, shape: tuple[int, ...]) -> Iterator[WeightSource]:

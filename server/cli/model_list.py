@@ -67,8 +67,8 @@ def _list_page(page: Page) -> ListedModel:
 def render(models: list[ListedModel], console: Console) -> None:
     """Print the list for people: what the cache of each costs."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("best-known checkpoint", max_width=32, no_wrap=True)
-    table.add_column("type")
+    table.add_column("best-known checkpoint", max_width=30, no_wrap=True)
+    table.add_column("type", no_wrap=True, min_width=4)
     for heading in ("heads", "width", "layers", "KV/token"):
         table.add_column(heading, justify="right", no_wrap=True)
     for model in models:

@@ -76,6 +76,21 @@ def test_a_number_too_large_for_the_dtype(folder: Path, load: Load) -> None:
     load(folder, dtype="bfloat16")
 
 
+def test_a_tied_head_that_is_no_copy_of_the_table(tmp_path: Path, load: Load) -> None:
+    folder, name = save_model(build_model("llama", tie_word_embeddings=True), tmp_path), "lm_head.weight"
+    edit_tensors(folder, lambda found: found.update({name: found["model.embed_tokens.weight"].clone()}))
+    load(folder)
+    edit_tensors(folder, lambda found: found[name][5].add_(1))
+    with pytest.raises(ModelLoadError, match=r"'lm_head\.weight': expected the same as 'model\.embed_tokens\.weight'"):
+        load(folder)
+    edit_tensors(folder, lambda found: found.update({name: torch.zeros(3, 3)}))
+    with pytest.raises(ModelLoadError, match=r"'lm_head\.weight': expected the same"):
+        load(folder)
+    edit_tensors(folder, lambda found: found.update({"model.lm_head.weight": torch.zeros(3, 3)}))
+    with pytest.raises(ModelLoadError, match=r"not expected model\.lm_head\.weight"):
+        load(folder)
+
+
 def test_wrong_shape(folder: Path, load: Load) -> None:
     edit_tensors(folder, lambda found: found.update({Q_PROJ: torch.zeros(48, 47)}))
     with pytest.raises(ModelLoadError, match=rf"'{Q_PROJ}': expected shape \[48, 48\], got \[48, 47\]"):

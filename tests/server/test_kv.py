@@ -41,7 +41,9 @@ async def test_a_loaded_model_shows_everything() -> None:
         "dtype": "bfloat16",
         "block_size": 16,
         "bytes_per_token": 23_040,
+        "bytes_per_old_token": 23_040,
         "bytes_per_block": BLOCK_BYTES,
+        "groups": [{"num_layers": 30, "sliding_window": None}],
         "layers": None,
     }
     assert model["blocks"] == {"total": 130, "free": 125, "used": 3, "cached": 2}

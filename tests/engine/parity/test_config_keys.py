@@ -12,16 +12,8 @@ from tests.engine.parity.oracles import build_oracle, save
 from tests.engine.parity.rows import ROWS
 
 OF_EVERY_MODEL = {
-    *("_name_or_path", "transformers_version", "model_type", "architectures", "dtype", "torch_dtype"),
-    *(
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "sep_token_id",
-        "cls_token_id",
-        "decoder_start_token_id",
-        "eod_token_id",
-    ),
+    *("_name_or_path", "transformers_version", "model_type", "architectures", "dtype", "torch_dtype", "eod_token_id"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id"),
     *("id2label", "label2id", "problem_type", "num_labels", "return_dict", "output_hidden_states", "output_attentions"),
     *("chunk_size_feed_forward", "finetuning_task", "task_specific_params", "tokenizer_class", "prefix"),
     *("use_cache", "pretraining_tp", "n_ctx", "is_decoder", "cross_attention_hidden_size", "gradient_checkpointing"),

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.models.registry import FAMILIES
 from tests.engine.parity.harness import Served, assert_parity, steps_of
 from tests.engine.parity.oracles import build_oracle, save
 from tests.engine.parity.rows import ROWS
@@ -39,7 +38,3 @@ def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
         for given, wanted in zip(served.logits(sequences, steps_of(lengths)), expected, strict=True):
             assert_parity(given, wanted, TOLERANCE)
         assert served.storage.nbytes == served.geometry.bytes_per_block * served.num_blocks
-
-
-def test_every_family_has_a_row() -> None:
-    assert {row.model for row in ROWS.values()} == set(FAMILIES)

@@ -9,7 +9,7 @@ ORIGINAL = {"rope_theta": 10000.0, "original_max_position_embeddings": 32}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **ORIGINAL}
 LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-YARN = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 4.0, **ORIGINAL}
+YARN = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 4.0, **ORIGINAL, "rope_theta": 100.0}
 LONGROPE = {
     **{"rope_type": "longrope", "rope_theta": 10000.0},
     **{"short_factor": [1.0, 1.1, 1.3, 1.6], "long_factor": [1.0, 2.5, 4.0, 7.0]},
@@ -281,7 +281,7 @@ ROWS: dict[str, Row] = {
     ),
     **rows(
         "StableLm",
-        SMALL,
+        {**SMALL, "hidden_size": 96},
         {
             **{name: {**heads, "partial_rotary_factor": 0.5} for name, heads in HEADS.items()},
             "quarter-biases-tied": {"use_qkv_bias": True, "tie_word_embeddings": True},
