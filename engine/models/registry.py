@@ -1,5 +1,6 @@
 """Architecture name -> family: every page under families/ is found by itself. No torch."""
 
+import difflib
 import importlib
 import pkgutil
 from typing import NamedTuple
@@ -42,14 +43,18 @@ def find_family(config: Config) -> Family:
     """The family of a checkpoint.
 
     Raises:
-        ModelLoadError: its architecture is not supported; the message lists those that are.
+        ModelLoadError: its architecture is not supported; the message names what comes close.
     """
     architectures = config.get("architectures") or []
     for name in (*architectures, config.get("model_type")):
         if family := FAMILIES.get(name) or OLDER_NAMES.get(name):
             return family
     given = ", ".join(map(str, architectures)) or f"none (model_type {config.get('model_type')!r})"
-    raise ModelLoadError(f"architecture not supported: {given}; supported: {', '.join(sorted(FAMILIES))}")
+    close = difflib.get_close_matches(str(next(iter(architectures), "")), FAMILIES)
+    hint = f"; close to it: {', '.join(close)}" if close else ""
+    raise ModelLoadError(
+        f"architecture not supported: {given}{hint}; `headcount plan --list` shows the {len(PAGES)} families that are"
+    )
 
 
 def load_spec(config: Config) -> DecoderSpec:
