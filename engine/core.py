@@ -29,6 +29,7 @@ class EngineCore:
         self._manager = manager
         self._eos_token_ids = set(info.eos_token_ids)
         self._stats = EngineStats()
+        self._bytes_by_window = info.geometry.bytes_by_window
 
     @property
     def has_requests(self) -> bool:
@@ -82,7 +83,9 @@ class EngineCore:
     def _observe(self, batch: ScheduledBatch, seconds: float) -> None:
         self._stats.observations.step_seconds.append(seconds)
         self._stats.observations.step_tokens.append(batch.num_tokens)
-        self._stats.kv_read_bytes += sum(self.info.geometry.bytes_read(item.seq_len) for item in batch.scheduled)
+        for window, token_bytes in self._bytes_by_window.items():
+            seen = (item.seq_len if window is None else min(item.seq_len, window) for item in batch.scheduled)
+            self._stats.kv_read_bytes += sum(seen) * token_bytes
 
     def _update(self, batch: ScheduledBatch, output: StepOutput) -> list[TokenDelta]:
         """Book what a step computed; a delta for every request that has something to tell."""

@@ -82,5 +82,5 @@ class EngineStats(msgspec.Struct):
     cached_prompt_tokens: int = 0
     preemptions: int = 0
     kv_read_bytes: int = 0
-    """KV bytes that attention had to read: each step, each request, its seq_len tokens once per KV head."""
+    """KV bytes that attention had to read: each step, each request, the tokens it sees once per KV head."""
     observations: Observations = msgspec.field(default_factory=Observations)

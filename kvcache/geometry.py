@@ -153,12 +153,13 @@ class KVGeometry(msgspec.Struct, frozen=True):
         found = {idx: number for number, group in enumerate(self.groups) for idx in group.layer_indices}
         return [found[idx] for idx in range(len(self.layers))]
 
-    def bytes_read(self, seq_len: int) -> int:
-        """KV bytes that attention reads for one new token at the end of `seq_len` tokens: windows see only theirs."""
-        return sum(
-            self.layer_bytes_per_token(idx) * min(seq_len, layer.sliding_window or seq_len)
-            for idx, layer in enumerate(self.layers)
-        )
+    @property
+    def bytes_by_window(self) -> dict[int | None, int]:
+        """Sliding window (None: no window) -> KV bytes of a token in the layers that have it."""
+        found: dict[int | None, int] = {}
+        for layer_idx, layer in enumerate(self.layers):
+            found[layer.sliding_window] = found.get(layer.sliding_window, 0) + self.layer_bytes_per_token(layer_idx)
+        return found
 
     def num_blocks(self, num_tokens: int, num_scheduled_tokens: int = 1) -> int:
         """Blocks that a request occupies at most until it holds `num_tokens` tokens.

@@ -65,7 +65,7 @@ def test_long_contexts_take_the_full_layers_only() -> None:
     assert GPT_OSS_20B.bytes_per_old_token == GPT_OSS_20B.bytes_per_token // 2
     assert GPT_OSS_20B.num_blocks(16_000) == 1000 + 9
     assert GPT_OSS_20B.bytes_per_request(16_000) == 1009 * GPT_OSS_20B.bytes_per_block
-    assert GPT_OSS_20B.bytes_read(16_000) == 12 * 256 * (16_000 + 128)
+    assert GPT_OSS_20B.bytes_by_window == {128: 12 * 256, None: 12 * 256}
     kept_whole = 2 * 1000 * GPT_OSS_20B.bytes_per_block
     assert GPT_OSS_20B.num_requests_in(10 * kept_whole, 16_000) == 19
     assert GPT_OSS_20B.num_tokens_in(10 * kept_whole, 16_000) == 20_000 * 16_000 // 1009
