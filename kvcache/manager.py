@@ -93,7 +93,11 @@ class KVCacheManager:
             for holding in self._holdings.values()
             for first in holding.first_blocks
         )
-        num_refs = sum(len(self._held(holding, group)) for holding in self._holdings.values() for group in self._range)
+        num_refs = sum(
+            len(table) - first
+            for holding in self._holdings.values()
+            for table, first in zip(holding.block_tables, holding.first_blocks, strict=True)
+        )
         return num_slots - (num_refs - self._pool.num_used_blocks) * self._block_size
 
     def block_tables(self, request_id: str) -> list[list[int]]:

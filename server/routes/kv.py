@@ -22,6 +22,7 @@ class LayerHeads(BaseModel):
     num_kv_heads: int
     k_head_dim: int
     v_head_dim: int
+    sliding_window: int | None = Field(description="Tokens that a token sees; null: all.")
 
 
 class Group(BaseModel):
@@ -44,7 +45,7 @@ class Geometry(BaseModel):
     bytes_per_old_token: int = Field(description="Of a token that every window has passed.")
     bytes_per_block: int
     groups: list[Group] = Field(description="A block holds block_size tokens of one of them.")
-    layers: list[LayerHeads] | None = Field(description="Every layer, where they or key and value widths differ.")
+    layers: list[LayerHeads] | None = Field(description="Every layer, where layers or key and value widths differ.")
 
 
 class Blocks(BaseModel):
@@ -188,6 +189,7 @@ def _layers(geometry: KVGeometry) -> list[LayerHeads]:
             num_kv_heads=layer.num_kv_heads,
             k_head_dim=layer.k_head_dim,
             v_head_dim=layer.v_head_dim,
+            sliding_window=layer.sliding_window,
         )
         for layer_idx, layer in enumerate(geometry.layers)
     ]
