@@ -78,7 +78,7 @@ ROWS: dict[str, Row] = {
             **HEADS,
             "no-biases-tied": {"attention_bias": False, "tie_word_embeddings": True},
             "no-window": {"layer_types": ["full_attention"] * 3, "num_experts_per_tok": 6},
-            "clamped": {"hidden_size": 384},
+            "clamped": {"hidden_size": 216, "num_hidden_layers": 2},
             "truncated-yarn": {"rope_parameters": {**YARN, "truncate": True}},
         },
     ),
