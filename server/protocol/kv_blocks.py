@@ -16,9 +16,9 @@ class BlocksQuery(BaseModel):
 
     model: str | None = None
     """Name of a served model. Not needed where there is only one."""
-    offset: int = Field(default=0, ge=0)
+    offset: int = Field(default=0, ge=0, lt=2**31)
     """First block."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, lt=2**31)
     """Blocks at most. Unset: all."""
 
 
