@@ -2,6 +2,7 @@
 
 import msgspec
 
+from engine.request import KVReceipt, RequestStatus
 from kvcache.geometry import KVGeometry
 
 
@@ -84,3 +85,16 @@ class EngineStats(msgspec.Struct):
     kv_read_bytes: int = 0
     """KV bytes that attention had to read: each step, each request, the tokens it sees once per KV head."""
     observations: Observations = msgspec.field(default_factory=Observations)
+
+
+class RequestState(msgspec.Struct, frozen=True):
+    """A request that has not ended, between two steps."""
+
+    request_id: str
+    status: RequestStatus
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_cached_tokens: int
+    """Prompt tokens found in the prefix cache when it was first scheduled."""
+    num_preemptions: int
+    kv_receipt: KVReceipt

@@ -78,6 +78,10 @@ class Scheduler:
             self._waiting.forget(request_id)
         return request
 
+    def find(self, request_id: str) -> Request | None:
+        """A request that runs or waits here."""
+        return self._running.get(request_id) or self._waiting.find(request_id)
+
     def request_ids(self) -> list[str]:
         """All requests that are here, running first."""
         return [*self._running, *self._waiting.request_ids()]
@@ -151,7 +155,7 @@ class Scheduler:
         # Logits exist only where tokens are computed, so a request for its prompt's log-probabilities takes no prefix.
         is_skipped = request.sampling_params.prompt_logprobs is not None
         token_ids = [] if is_skipped else request.token_ids(0, request.num_tokens)
-        return self._manager.find_cached_prefix(request.request_id, token_ids)
+        return self._manager.find_cached_prefix(request.request_id, token_ids, salt=request.cache_salt)
 
 
 def finish_reason_of(request: Request, eos_token_ids: set[int], max_model_len: int) -> FinishReason | None:

@@ -213,6 +213,11 @@ class KVGeometry(msgspec.Struct, frozen=True):
         layers = tuple(msgspec.structs.replace(layer, num_kv_heads=num_kv_heads) for layer in self.layers)
         return msgspec.structs.replace(self, layers=layers)
 
+    def as_mha(self) -> Self:
+        """The same model with a KV head for every query head, layer by layer."""
+        layers = tuple(msgspec.structs.replace(layer, num_kv_heads=layer.num_q_heads) for layer in self.layers)
+        return msgspec.structs.replace(self, layers=layers)
+
     def per_rank(self, tensor_parallel: int) -> Self:
         """What one of so many devices holds.
 

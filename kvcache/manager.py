@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from kvcache.block_map import BlockSnapshot, HeldBlocks
 from kvcache.block_pool import BlockPool, PoolIntegrityError
 from kvcache.geometry import KVGeometry
 from kvcache.prefix import BlockHash, block_hashes, group_hash, root_hash
@@ -93,11 +94,7 @@ class KVCacheManager:
             for holding in self._holdings.values()
             for first in holding.first_blocks
         )
-        num_refs = sum(
-            len(table) - first
-            for holding in self._holdings.values()
-            for table, first in zip(holding.block_tables, holding.first_blocks, strict=True)
-        )
+        num_refs = sum(map(_num_held, self._holdings.values()))
         return num_slots - (num_refs - self._pool.num_used_blocks) * self._block_size
 
     def block_tables(self, request_id: str) -> list[list[int]]:
@@ -107,6 +104,24 @@ class KVCacheManager:
             UnknownRequestError: it holds none.
         """
         return self._holding(request_id).block_tables
+
+    def num_held_blocks(self, request_id: str) -> int:
+        """Blocks that a request refers to, in all groups; 0 where it is not known. O(groups)."""
+        holding = self._holdings.get(request_id)
+        return _num_held(holding) if holding else 0
+
+    def num_wasted_slots(self, request_id: str) -> int:
+        """Slots of a request's last block, in each group, that hold no token; 0 where it is not known."""
+        holding = self._holdings.get(request_id)
+        return len(holding.block_tables[0]) * self._block_size - holding.num_computed_tokens if holding else 0
+
+    def snapshot(self) -> BlockSnapshot:
+        """Who holds what, now: the live tables themselves, no copies. O(requests + cached blocks)."""
+        holdings = [
+            HeldBlocks(request_id, holding.block_tables, holding.num_computed_tokens)
+            for request_id, holding in self._holdings.items()
+        ]
+        return BlockSnapshot(self.num_blocks, self._block_size, holdings, self._pool.cached_block_ids())
 
     def find_cached_prefix(self, request_id: str, token_ids: Sequence[int], *, salt: str = "") -> int:
         """Starts a request's block tables with the longest prefix that is cached; O(blocks found).
@@ -307,3 +322,7 @@ class KVCacheManager:
                 self._pool.register(table[holding.num_hashed_blocks], group_hash(block_hash, group))
             holding.num_hashed_blocks += 1
             holding.last_hash = block_hash
+
+
+def _num_held(holding: _Holding) -> int:
+    return sum(map(len, holding.block_tables)) - sum(holding.first_blocks)

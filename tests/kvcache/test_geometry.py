@@ -28,6 +28,13 @@ def test_bytes_per_token_of_known_models(shape: tuple[int, int, int, int], bytes
     assert geometry(*shape, dtype_bytes=4).bytes_per_token == 2 * bytes_per_token
 
 
+def test_mha_has_a_kv_head_for_each_query_head_of_every_layer() -> None:
+    assert SMOLLM2.as_mha() == geometry(30, 9, 9, 64)
+    mixed = KVGeometry((LayerGeometry(4, 2, 8, 8), LayerGeometry(6, 1, 8, 8)), dtype_bytes=2, block_size=16)
+    assert [layer.num_kv_heads for layer in mixed.as_mha().layers] == [4, 6]
+    assert mixed.as_mha().attention_type is AttentionType.MHA
+
+
 @pytest.mark.parametrize(
     ("num_q_heads", "num_kv_heads", "expected"),
     [

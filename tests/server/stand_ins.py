@@ -7,7 +7,9 @@ from fastapi import FastAPI
 
 from configs.http import HTTPSettings
 from engine.client import EngineState
-from engine.info import EngineInfo, EngineStats, MemoryLedger
+from engine.errors import EngineUnavailableError
+from engine.info import EngineInfo, EngineStats, MemoryLedger, RequestState
+from kvcache.block_map import BlockSnapshot
 from kvcache.geometry import KVGeometry, LayerGeometry
 from server.errors import install_error_handlers, model_not_found
 from server.metrics import Metrics
@@ -57,6 +59,20 @@ class FakeClient:
         self.stats = EngineStats()
         self.num_restarts = 0
         self.on_stats: Any = None
+        self.snapshot: BlockSnapshot | None = None
+        self.states: dict[str, RequestState] = {}
+
+    @property
+    def open_request_ids(self) -> list[str]:
+        return list(self.states)
+
+    async def block_snapshot(self) -> BlockSnapshot:
+        if self.snapshot is None:
+            raise EngineUnavailableError("the engine died before it answered", retry_after_s=5.0)
+        return self.snapshot
+
+    async def request_states(self, request_ids: list[str]) -> list[RequestState]:
+        return [self.states[request_id] for request_id in request_ids]
 
     def send(self, stats: EngineStats) -> None:
         """What the client does with a snapshot that comes in."""
