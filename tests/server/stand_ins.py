@@ -32,6 +32,7 @@ def make_info(geometry: KVGeometry = SMOLLM2, num_blocks: int = 100, max_model_l
     return EngineInfo(
         architecture="LlamaForCausalLM",
         dtype="bfloat16",
+        kv_cache_dtype="bfloat16",
         device="cpu",
         attention_backend="reference",
         attention_objections={"flash": ["needs a CUDA device"]},
