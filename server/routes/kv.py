@@ -40,7 +40,9 @@ class Geometry(BaseModel):
     num_kv_heads: int
     head_dim: int
     dtype: str = Field(description="Of weights and activations.")
-    kv_cache_dtype: str = Field(description="Of cached keys and values; the 8-bit formats have a scale for each in a head.")
+    kv_cache_dtype: str = Field(
+        description="Of cached keys and values; the 8-bit formats have a scale for each in a head."
+    )
     block_size: int
     bytes_per_token: int = Field(description="Of a new token, in every layer.")
     bytes_per_old_token: int = Field(description="Of a token that every window has passed.")
