@@ -39,6 +39,9 @@ class EngineInfo(msgspec.Struct, frozen=True):
 
     architecture: str
     dtype: str
+    """Of weights and activations."""
+    kv_cache_dtype: str
+    """Of cached keys and values: `dtype`, or a format of 8 bits with scales."""
     device: str
     attention_backend: str
     attention_objections: dict[str, list[str]]

@@ -14,7 +14,7 @@ from engine import memory
 from engine.attention.registry import choose_backend
 from engine.checkpoint import Checkpoint, read_checkpoint
 from engine.core import EngineCore
-from engine.dtypes import DTYPE_BYTES
+from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
 from engine.info import EngineInfo
 from engine.kernels.select import select_kernels
@@ -29,6 +29,9 @@ from kvcache.manager import KVCacheManager
 from kvcache.storage import KVStorage
 
 WARM_UP_TOKENS = 128
+
+FLOAT8_DTYPES = {"fp8_e4m3": torch.float8_e4m3fn}
+"""Formats whose names PyTorch writes in another way."""
 
 
 class Phases:
@@ -46,11 +49,13 @@ class Phases:
 
 
 class Placement(NamedTuple):
-    """Where the model runs and in which number format."""
+    """Where the model runs and in which number formats."""
 
     device: torch.device
     dtype_name: str
     dtype: torch.dtype
+    kv_cache_dtype_name: str
+    kv_cache_dtype: torch.dtype
 
 
 def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
@@ -66,14 +71,15 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     framework_bytes = memory.process_bytes(device)
     phases.end("imports")
     checkpoint = read_checkpoint(folder)
-    placement = _place(checkpoint, settings.model_settings, device)
+    placement = _place(checkpoint, settings, device)
     parameters = _load_parameters(checkpoint, settings.model_settings, placement)
     phases.end("weights")
-    geometry = checkpoint.spec.kv_geometry(DTYPE_BYTES[placement.dtype_name], settings.cache.block_size)
+    kv_format = KV_FORMATS[placement.kv_cache_dtype_name]
+    geometry = checkpoint.spec.kv_geometry(kv_format.dtype_bytes, settings.cache.block_size, kv_format.scale_bytes)
     num_blocks, max_model_len = _size_pool(checkpoint, settings, geometry, device)
     kernels = select_kernels(device, placement.dtype, settings.model_settings.attention_backend)
     decoder = Decoder(checkpoint.spec, parameters, max_model_len, kernels)
-    storage = KVStorage(geometry, num_blocks, placement.dtype, device)
+    storage = KVStorage(geometry, num_blocks, placement.kv_cache_dtype, device)
     phases.end("kv_cache")
     runner, objections = _build_runner(checkpoint, settings, placement, decoder, storage)
     num_tokens = min(WARM_UP_TOKENS, max_model_len, settings.scheduler.max_num_batched_tokens)
@@ -82,6 +88,7 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     info = EngineInfo(
         architecture=checkpoint.spec.architecture,
         dtype=placement.dtype_name,
+        kv_cache_dtype=placement.kv_cache_dtype_name,
         device=str(device),
         attention_backend=runner.attention.name,
         attention_objections=objections,
@@ -120,9 +127,11 @@ def choose_device(settings: ModelSettings) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
 
 
-def _place(checkpoint: Checkpoint, settings: ModelSettings, device: torch.device) -> Placement:
-    dtype_name = checkpoint.dtype_name(settings)
-    return Placement(device, dtype_name, getattr(torch, dtype_name))
+def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.device) -> Placement:
+    name = checkpoint.dtype_name(settings.model_settings)
+    kv_name = resolve_kv_cache_dtype(settings.cache.kv_cache_dtype, name)
+    kv_cache_dtype = FLOAT8_DTYPES.get(kv_name) or getattr(torch, kv_name)
+    return Placement(device, name, getattr(torch, name), kv_name, kv_cache_dtype)
 
 
 def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
@@ -141,7 +150,9 @@ def _build_runner(
 ) -> tuple[Runner, dict[str, list[str]]]:
     """The runner with the first attention backend that has no objection, and the others' objections."""
     wanted = settings.model_settings.attention_backend
-    backend, objections = choose_backend(checkpoint.spec, placement.dtype, placement.device, wanted)
+    backend, objections = choose_backend(
+        checkpoint.spec, placement.dtype, placement.device, wanted, placement.kv_cache_dtype
+    )
     runner = Runner(
         decoder,
         backend(checkpoint.spec, storage),

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from configs.cache import KVCacheDType
 from configs.model import DType
 from configs.sizes import format_bytes, parse_bytes
 from server.cli.errors import CommandError
@@ -24,6 +25,7 @@ def plan(
     dtype: DType = "auto",
     context: PositiveInt | None = None,
     block_size: PositiveInt = 16,
+    kv_cache_dtype: KVCacheDType = "auto",
     json: Annotated[bool, Parameter(negative="")] = False,
     list_models: Annotated[bool, Parameter(name="--list", negative="")] = False,
     markdown: Annotated[bool, Parameter(negative="")] = False,
@@ -35,9 +37,10 @@ def plan(
     Args:
         model: a folder, `demo` or a repository id.
         memory: memory for weights and KV cache, such as 8GB. Unset: what is available on this machine.
-        dtype: number format of weights and KV cache.
+        dtype: number format of weights, and of the KV cache unless --kv-cache-dtype says another.
         context: tokens of one request, prompt and output. Unset: the longest the model takes.
         block_size: tokens in a KV block.
+        kv_cache_dtype: number format of cached keys and values: auto (the model's), fp8_e4m3 or int8.
         json: print JSON, for programs.
         list_models: show the model families that run instead, and what their best-known checkpoints take.
         markdown: with --list: print docs/models.md.
@@ -50,9 +53,7 @@ def plan(
     from checkpoints.resolve import resolve_model
     from server.cli.planning import Assumptions, plan_folder
 
-    assumptions = Assumptions(
-        memory_bytes=_memory_bytes(memory), dtype=dtype, context_tokens=context, block_size=block_size
-    )
+    assumptions = Assumptions(_memory_bytes(memory), dtype, context, block_size, kv_cache_dtype)
     made = plan_folder(model, resolve_model(model), assumptions)
     if json:
         print(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
@@ -101,7 +102,8 @@ def _facts(made: "Plan") -> Table:
         "model": f"{made.model} ({made.architecture})",
         "attention": f"{made.attention_type.upper()}: {heads}, {made.num_layers} layers",
         "weights": f"{format_bytes(made.weights_bytes)} in {made.dtype}, {made.num_parameters:,} numbers{on_disk}",
-        "KV cache": f"{made.kv_bytes_per_token:,} bytes a token, {made.kv_bytes_per_block:,} a block of {made.block_size}",
+        "KV cache": f"{made.kv_bytes_per_token:,} bytes a token, {made.kv_bytes_per_block:,} a block of {made.block_size}"
+        + ("" if made.kv_cache_dtype == made.dtype else f", in {made.kv_cache_dtype}"),
         "longest context": f"{made.max_model_len:,} tokens",
         "memory": format_bytes(made.memory_bytes),
     }

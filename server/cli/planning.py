@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from checkpoints.headers import TensorHeader, read_config, read_headers
-from engine.dtypes import DTYPE_BYTES, resolve_dtype
+from engine.dtypes import DTYPE_BYTES, KV_FORMATS, resolve_dtype, resolve_kv_cache_dtype
 from engine.models import describe
 from engine.models.registry import load_spec
 from engine.models.spec import DecoderSpec, LayerSpec
+from kvcache.geometry import KVGeometry
 
 
 class LayerGroup(msgspec.Struct, frozen=True):
@@ -75,6 +76,7 @@ class Plan(msgspec.Struct, frozen=True):
     head_dim: str
     layers: list[LayerGroup]
     dtype: str
+    kv_cache_dtype: str
     max_model_len: int
     num_parameters: int
     checkpoint_bytes: int
@@ -94,12 +96,14 @@ class Assumptions(msgspec.Struct, frozen=True):
         memory_bytes: holds the weights and the KV cache.
         dtype: `auto` or a number format.
         context_tokens: None for the longest context of the model.
+        kv_cache_dtype: `auto` for the model's, or a format of 8 bits.
     """
 
     memory_bytes: int
     dtype: str
     context_tokens: int | None
     block_size: int
+    kv_cache_dtype: str = "auto"
 
 
 def plan_folder(model: str, folder: Path, assumptions: Assumptions) -> Plan:
@@ -118,7 +122,7 @@ def make_plan(
     """The plan of a model from the content of its config.json and its tensors' headers."""
     spec = load_spec(config)
     dtype = resolve_dtype(assumptions.dtype, config, next((header.dtype for header in headers.values()), ""))
-    geometry = spec.kv_geometry(DTYPE_BYTES[dtype], assumptions.block_size)
+    geometry = _geometry(spec, dtype, assumptions)
     context_tokens = assumptions.context_tokens or spec.max_position_embeddings
     return Plan(
         model=model,
@@ -129,6 +133,7 @@ def make_plan(
         head_dim=describe.head_dim(spec),
         layers=group_layers(spec),
         dtype=dtype,
+        kv_cache_dtype=resolve_kv_cache_dtype(assumptions.kv_cache_dtype, dtype),
         max_model_len=spec.max_position_embeddings,
         num_parameters=spec.num_parameters(),
         checkpoint_bytes=sum(header.nbytes for header in headers.values()),
@@ -138,7 +143,7 @@ def make_plan(
         block_size=assumptions.block_size,
         memory_bytes=assumptions.memory_bytes,
         context_tokens=context_tokens,
-        rows=_rows(spec, DTYPE_BYTES[dtype], context_tokens, assumptions),
+        rows=_rows(spec, dtype, context_tokens, assumptions),
     )
 
 
@@ -153,15 +158,20 @@ def group_layers(spec: DecoderSpec) -> list[LayerGroup]:
     return [LayerGroup(count, *attention) for attention, count in counts.most_common()]
 
 
-def _rows(spec: DecoderSpec, dtype_bytes: int, context_tokens: int, assumptions: Assumptions) -> list[PlanRow]:
-    counts = [geometry.layers[0].num_kv_heads for geometry in spec.kv_geometry(dtype_bytes, 1).what_if()]
+def _geometry(spec: DecoderSpec, dtype: str, assumptions: Assumptions) -> KVGeometry:
+    kv_format = KV_FORMATS[resolve_kv_cache_dtype(assumptions.kv_cache_dtype, dtype)]
+    return spec.kv_geometry(kv_format.dtype_bytes, assumptions.block_size, kv_format.scale_bytes)
+
+
+def _rows(spec: DecoderSpec, dtype: str, context_tokens: int, assumptions: Assumptions) -> list[PlanRow]:
+    counts = [geometry.layers[0].num_kv_heads for geometry in _geometry(spec, dtype, assumptions).what_if()]
     variants = {count: with_num_kv_heads(spec, count) for count in counts}
     rows = [
-        _row("actual" if variant == spec else "what-if", variant, dtype_bytes, context_tokens, assumptions)
+        _row("actual" if variant == spec else "what-if", variant, dtype, context_tokens, assumptions)
         for variant in variants.values()
     ]
     if spec not in variants.values():
-        rows.insert(0, _row("actual", spec, dtype_bytes, context_tokens, assumptions))
+        rows.insert(0, _row("actual", spec, dtype, context_tokens, assumptions))
     return rows
 
 
@@ -171,9 +181,9 @@ def with_num_kv_heads(spec: DecoderSpec, num_kv_heads: int) -> DecoderSpec:
     return msgspec.structs.replace(spec, layers=layers)
 
 
-def _row(label: str, spec: DecoderSpec, dtype_bytes: int, context_tokens: int, assumptions: Assumptions) -> PlanRow:
-    geometry = spec.kv_geometry(dtype_bytes, assumptions.block_size)
-    weights_bytes = spec.num_parameters() * dtype_bytes
+def _row(label: str, spec: DecoderSpec, dtype: str, context_tokens: int, assumptions: Assumptions) -> PlanRow:
+    geometry = _geometry(spec, dtype, assumptions)
+    weights_bytes = spec.num_parameters() * DTYPE_BYTES[dtype]
     num_blocks = geometry.num_blocks_in(assumptions.memory_bytes - weights_bytes)
     kv_cache_bytes = num_blocks * geometry.bytes_per_block
     counts = {layer.num_kv_heads for layer in spec.layers}

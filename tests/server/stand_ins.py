@@ -19,7 +19,9 @@ MQA = LayerGeometry(num_q_heads=9, num_kv_heads=1, k_head_dim=64, v_head_dim=64)
 SMOLLM2 = KVGeometry(layers=(GQA,) * 30, dtype_bytes=2, block_size=16)
 
 
-def make_info(geometry: KVGeometry = SMOLLM2, num_blocks: int = 100, max_model_len: int = 1000) -> EngineInfo:
+def make_info(
+    geometry: KVGeometry = SMOLLM2, num_blocks: int = 100, max_model_len: int = 1000, kv_cache_dtype: str = "bfloat16"
+) -> EngineInfo:
     """A loaded engine; 40 bytes of its device are unaccounted for."""
     kv_cache_bytes = num_blocks * geometry.bytes_per_block
     ledger = MemoryLedger(
@@ -34,6 +36,7 @@ def make_info(geometry: KVGeometry = SMOLLM2, num_blocks: int = 100, max_model_l
     return EngineInfo(
         architecture="LlamaForCausalLM",
         dtype="bfloat16",
+        kv_cache_dtype=kv_cache_dtype,
         device="cpu",
         attention_backend="reference",
         attention_objections={"flash": ["needs a CUDA device"]},
