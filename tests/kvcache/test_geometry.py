@@ -121,7 +121,7 @@ def test_scales_are_counted() -> None:
     eight_bit = SMOLLM2.with_format(dtype_bytes=1, scale_bytes=2)
     assert eight_bit.bytes_per_token == 30 * 3 * (64 + 64 + 2 + 2) == 11_880
     assert eight_bit.bytes_per_block == 16 * 11_880
-    assert eight_bit.bytes_read(100) == 100 * 11_880
+    assert eight_bit.bytes_by_window == {None: 11_880}
     assert eight_bit.per_rank(3).bytes_per_token == 11_880 // 3
     assert [variant.bytes_per_token for variant in eight_bit.what_if()] == [35_640, 11_880, 3_960]
     assert eight_bit.with_format(dtype_bytes=2, scale_bytes=0) == SMOLLM2
