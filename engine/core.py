@@ -80,6 +80,7 @@ class EngineCore:
         self._manager.check_integrity()
 
     def _observe(self, batch: ScheduledBatch, seconds: float) -> None:
+        self._scheduler.observe(batch, seconds)
         self._stats.observations.step_seconds.append(seconds)
         self._stats.observations.step_tokens.append(batch.num_tokens)
         self._stats.kv_read_bytes += sum(self.info.geometry.bytes_read(item.seq_len) for item in batch.scheduled)
