@@ -13,7 +13,7 @@ MIN_PREFILL_SHARE = 128
 """A step takes at least this part of max_num_batched_tokens: prompts go on, however slow their tokens are."""
 
 BAD_NEWS_WEIGHT = 0.5
-GOOD_NEWS_WEIGHT = 0.2
+GOOD_NEWS_WEIGHT = 0.3
 """How much one measurement counts. What makes chunks smaller counts more: a gap in a stream cannot be made good."""
 
 
