@@ -9,7 +9,7 @@ a token costs depends on the machine, the model and the context, so it is measur
 import math
 
 MIN_PREFILL_TOKENS = 8
-MIN_PREFILL_SHARE = 128
+MIN_PREFILL_SHARE = 256
 """A step takes at least this part of max_num_batched_tokens: prompts go on, however slow their tokens are."""
 
 BAD_NEWS_WEIGHT = 0.5

@@ -50,7 +50,7 @@ def prefill(machine: Machine, pacer: StepPacer, num_decodes: int, num_tokens: in
 def test_no_step_takes_longer_than_allowed(machine: Machine, num_decodes: int) -> None:
     steps = prefill(machine, StepPacer(2.0, BUDGET), num_decodes)
     alone_s = machine.step_s(num_decodes, 0, 0, random.Random(0))
-    floor_s = MIN_PREFILL_TOKENS * 2 * (machine.token_s + 4000 * machine.context_s)
+    floor_s = MIN_PREFILL_TOKENS * (machine.token_s + 4000 * machine.context_s)
     assert max(step_s for step_s, _ in steps) <= (1 + machine.noise) * max(2.4 * alone_s, alone_s + floor_s)
 
 
@@ -71,7 +71,7 @@ def test_without_streams_only_the_budget_counts() -> None:
     assert pacer.max_prefill_tokens(0) == BUDGET
 
 
-@pytest.mark.parametrize(("budget", "floor"), [(16, 8), (512, 8), (2048, 16), (8192, 64)])
+@pytest.mark.parametrize(("budget", "floor"), [(16, 8), (512, 8), (2048, 8), (8192, 32)])
 def test_a_prompt_is_never_starved(budget: int, floor: int) -> None:
     """Also where any prompt token costs ten decodes, as when decoding runs as a recorded graph and prefill does not."""
     pacer = StepPacer(2.0, budget)
@@ -80,7 +80,7 @@ def test_a_prompt_is_never_starved(budget: int, floor: int) -> None:
 
 
 def test_before_anything_is_measured_chunks_are_small() -> None:
-    assert StepPacer(2.0, BUDGET).max_prefill_tokens(3) == 16
+    assert StepPacer(2.0, BUDGET).max_prefill_tokens(3) == 8
 
 
 def test_one_stream_gets_smaller_chunks_than_many() -> None:
@@ -96,5 +96,5 @@ def test_one_slow_step_is_forgotten() -> None:
     pacer = StepPacer(2.0, BUDGET)
     usual = prefill(GPU, pacer, 8)[-2][1]
     pacer.observe(8, usual, 5.0)
-    assert pacer.max_prefill_tokens(8) == 16
+    assert pacer.max_prefill_tokens(8) == 8
     assert prefill(GPU, pacer, 8, 20_000)[-2][1] > usual / 3
