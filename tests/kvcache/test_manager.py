@@ -407,6 +407,7 @@ TestHybridMachine = HybridMachine.TestCase
 TestWindowedMachine = WindowedMachine.TestCase
 for case in (TestManagerMachine, TestHybridMachine, TestWindowedMachine):
     case.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+del case  # or pytest would find the last one twice
 
 
 def longest_prefix(kv: KVCacheManager, token_ids: list[int], salt: str) -> int:
