@@ -100,6 +100,7 @@ class EngineCore:
         self._manager.check_integrity()
 
     def _observe(self, batch: ScheduledBatch, seconds: float) -> None:
+        self._scheduler.observe(batch, seconds)
         self._stats.observations.step_seconds.append(seconds)
         self._stats.observations.step_tokens.append(batch.num_tokens)
         for window, token_bytes in self._bytes_by_window.items():

@@ -156,8 +156,13 @@ class KVCacheManager:
             self._take_prefix(holding, hashes)
         return holding.num_computed_tokens
 
-    def allocate_slots(self, request_id: str, num_tokens: int) -> list[list[int]] | None:
+    def allocate_slots(self, request_id: str, num_tokens: int, num_spare_blocks: int = 0) -> list[list[int]] | None:
         """Grows a request's block tables until they hold `num_tokens` tokens in all; they never shrink.
+
+        Args:
+            request_id: whose.
+            num_tokens: that must have a slot.
+            num_spare_blocks: there is room only where so many blocks are left afterwards, free or cached.
 
         Side effects: blocks that the windows have passed are given back, whether there is room or not.
 
@@ -169,6 +174,8 @@ class KVCacheManager:
         num_places = -(-num_tokens // self._block_size)
         missing = [max(0, num_places - len(table)) for table in holding.block_tables]
         if any(missing):
+            if sum(missing) + num_spare_blocks > self._pool.num_free_blocks + self._pool.num_cached_blocks:
+                return None
             block_ids = self._pool.allocate(sum(missing))
             if block_ids is None:
                 return None
