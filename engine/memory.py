@@ -1,7 +1,10 @@
 """How much memory there is, and who has it."""
 
+import contextlib
+import ctypes
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +17,12 @@ from kvcache.geometry import KVGeometry
 
 MAX_CPU_KV_BYTES = 1 << 30
 """What the KV pool takes on a CPU at most where no number is set: zeroing it is part of every start."""
+
+M_MMAP_THRESHOLD = -3
+"""malloc.h of glibc."""
+EXACT_BLOCK_BYTES, USUAL_BLOCK_BYTES = 1 << 12, 1 << 25
+"""The usual one is the largest that glibc itself comes to, after it has freed blocks of that size: what a step needs is
+there again for the next step, without new pages."""
 
 
 def process_bytes(device: torch.device) -> int:
@@ -30,6 +39,50 @@ def free_and_total_bytes(device: torch.device) -> tuple[int, int]:
         return free, total
     memory = psutil.virtual_memory()
     return memory.available, memory.total
+
+
+class Peak:
+    """What `peak_of` found.
+
+    Attributes:
+        num_bytes: most memory at a time beyond what was held before.
+    """
+
+    num_bytes = 0
+
+
+@contextlib.contextmanager
+def peak_of(device: torch.device) -> Iterator[Peak]:
+    """Measure what the block of a `with` statement takes at most beyond what is held.
+
+    On a CPU that is resident memory. While it is measured, the C library asks the system for every block of a page or
+    more and gives it back at once: what it would keep for later is not in use, and how much that is differs by chance.
+    """
+    peak = Peak()
+    release(device)
+    set_block_threshold(EXACT_BLOCK_BYTES)
+    reset_peak(device)
+    held_bytes = process_bytes(device)
+    try:
+        yield peak
+        peak.num_bytes = max(0, peak_bytes(device) - held_bytes)
+    finally:
+        set_block_threshold(USUAL_BLOCK_BYTES)
+        release(device)
+
+
+def release(device: torch.device) -> None:
+    """Give back to the system what is not in use."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        malloc_trim(0)
+
+
+def set_block_threshold(num_bytes: int) -> None:
+    """Blocks of this size and more come from the system one by one (glibc; elsewhere nothing is done)."""
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(M_MMAP_THRESHOLD, num_bytes)
 
 
 def reset_peak(device: torch.device) -> None:

@@ -1,0 +1,75 @@
+"""Memory of one layer's attention: the query, key and value heads are there, what they attend to is not."""
+
+from engine.models.spec import LayerSpec
+from engine.workspace.method import Method
+from engine.workspace.step_size import StepSize
+
+RUN_BYTES = 64
+"""src/attention.c: Run."""
+RUN_ROWS = 36
+"""src/attention.c: BLOCK_ROWS."""
+INDEX_BYTES = 8
+
+
+def plan_bytes(layers: tuple[LayerSpec, ...], num_groups: int, size: StepSize, method: Method) -> int:
+    """What the backend keeps for all layers of a step: the reference, which key each query may see."""
+    if method.is_native_attention:
+        return 0
+    windows = {layer.sliding_window for layer in layers}
+    total = 0
+    for num_seqs, query_len, seq_len in size.batches:
+        total += 2 * INDEX_BYTES * num_seqs * query_len
+        total += num_groups * INDEX_BYTES * (num_seqs + 1) * seq_len
+        total += sum(num_seqs * query_len * num_keys(query_len, seq_len, window) for window in windows)
+    return total
+
+
+def num_keys(query_len: int, seq_len: int, window: int | None) -> int:
+    """Keys that some query of a sequence sees."""
+    return seq_len if window is None else min(seq_len, query_len + window - 1)
+
+
+def attention_bytes(layer: LayerSpec, size: StepSize, method: Method) -> int:
+    """Most memory at a time from queries, keys and values to the output, the output included."""
+    out = size.num_rows * layer.o_width * method.dtype_bytes
+    if method.is_native_attention:
+        return out + _run_bytes(layer, size)
+    return out + max(_batch_bytes(layer, batch, method) for batch in size.batches)
+
+
+def _run_bytes(layer: LayerSpec, size: StepSize) -> int:
+    tokens_per_run = max(1, RUN_ROWS // (layer.num_q_heads // layer.num_kv_heads))
+    num_runs = size.num_rows // tokens_per_run + len(size.chunks) + size.num_decodes
+    return RUN_BYTES * num_runs * layer.num_kv_heads
+
+
+def _batch_bytes(layer: LayerSpec, batch: tuple[int, int, int], method: Method) -> int:
+    """engine.kernels.reference.grouped_attention."""
+    num_seqs, query_len, seq_len = batch
+    keys = num_keys(query_len, seq_len, layer.sliding_window)
+    q = num_seqs * query_len * layer.q_width * method.dtype_bytes
+    k = num_seqs * keys * layer.k_width * method.dtype_bytes
+    v = num_seqs * keys * layer.v_width * method.dtype_bytes
+    out = num_seqs * query_len * layer.o_width * method.dtype_bytes
+    num_q_per_kv = layer.num_q_heads // layer.num_kv_heads
+    num_masked = num_seqs * query_len * num_q_per_kv * keys
+    mask = num_masked if num_q_per_kv > 1 else 0
+    is_plain = layer.softcap is None and layer.alibi_slopes is None and not layer.has_sinks
+    held = 2 * q + k + v + mask
+    if is_plain and layer.k_head_dim == layer.v_head_dim:
+        # PyTorch's fused kernel turns the mask into numbers; it keeps a sum for each row, and no scores.
+        sums = num_seqs * query_len * layer.num_q_heads * 4
+        return held + max(num_masked * (method.dtype_bytes + 1), num_masked * method.dtype_bytes + out + sums, 2 * out)
+    return held + _score_bytes(layer, num_masked * layer.num_kv_heads, batch, keys, method)
+
+
+def _score_bytes(layer: LayerSpec, num_scores: int, batch: tuple[int, int, int], keys: int, method: Method) -> int:
+    """Scores that exist in full, in float32 or wider."""
+    num_seqs, query_len, _ = batch
+    scores = num_scores * method.wide_bytes
+    bias = scores if layer.alibi_slopes is not None else 0
+    widened = 0
+    if method.dtype_bytes < method.wide_bytes:
+        widened = num_seqs * (query_len * layer.q_width + keys * layer.k_width) * method.wide_bytes
+    keys_again = num_seqs * keys * layer.k_width * method.wide_bytes
+    return bias + max(2 * scores + widened, scores + widened + keys_again, 3 * scores)
