@@ -6,6 +6,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -107,9 +108,26 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def kv_pool_bytes(settings: CacheSettings, device: torch.device) -> int:
-    """Bytes that the KV pool may take: what the settings say, else a share of what is free."""
-    return settings.kv_cache_memory_bytes or _share_of_free(settings, device)
+class KVBudget(NamedTuple):
+    """What the KV pool may take.
+
+    Attributes:
+        num_bytes: at most.
+        is_shared: the workspace has to fit in it too.
+    """
+
+    num_bytes: int
+    is_shared: bool
+
+
+def kv_budget(settings: CacheSettings, device: torch.device) -> KVBudget:
+    """A number where the settings have one; else a share of what is free, on a GPU for pool and workspace together."""
+    if settings.kv_cache_memory_bytes:
+        return KVBudget(settings.kv_cache_memory_bytes, is_shared=False)
+    free, _ = free_and_total_bytes(device)
+    if device.type == "cuda":
+        return KVBudget(int(free * settings.gpu_memory_utilization), is_shared=True)
+    return KVBudget(min(MAX_CPU_KV_BYTES, int(free * settings.cpu_memory_utilization)), is_shared=False)
 
 
 def fit_context(
@@ -138,13 +156,6 @@ def fit_context(
     )
 
 
-def _share_of_free(settings: CacheSettings, device: torch.device) -> int:
-    free, _ = free_and_total_bytes(device)
-    if device.type == "cuda":
-        return int(free * settings.gpu_memory_utilization)
-    return min(MAX_CPU_KV_BYTES, int(free * settings.cpu_memory_utilization))
-
-
 def build_ledger(
     device: torch.device, *, weights_bytes: int, kv_cache_bytes: int, workspace_bytes: int, framework_bytes: int
 ) -> MemoryLedger:
@@ -154,16 +165,17 @@ def build_ledger(
         device: whose memory.
         weights_bytes: of all parameters.
         kv_cache_bytes: of the KV storage.
-        workspace_bytes: that a step took beyond these.
+        workspace_bytes: that the largest step takes beyond these: not in use now, and not free for others either.
         framework_bytes: that the process held before it loaded anything.
     """
+    release(device)
     free, total = free_and_total_bytes(device)
     return MemoryLedger(
         weights_bytes=weights_bytes,
         kv_cache_bytes=kv_cache_bytes,
         workspace_bytes=workspace_bytes,
         framework_bytes=framework_bytes,
-        free_bytes=free,
+        free_bytes=free - workspace_bytes,
         total_bytes=total,
         other_bytes=max(0, total - free - process_bytes(device)),
     )

@@ -62,8 +62,8 @@ def measure_workspace(stage: Stage, size: StepSize) -> int:
     Raises:
         KVCapacityError: there is no room for it.
     """
-    runner, num_groups = _build_runner(stage, size.max_model_len)
-    batch = largest_step(size, stage.block_size, num_groups)
+    runner, num_groups = build_rehearsal(stage, size.max_model_len)
+    batch = largest_step(size, stage.block_size, num_groups, is_short=not stage.backend.grows_with_context)
     runner.execute(largest_step(WARM_UP, stage.block_size, num_groups))
     try:
         with memory.peak_of(stage.device) as peak:
@@ -76,34 +76,36 @@ def measure_workspace(stage: Stage, size: StepSize) -> int:
     return peak.num_bytes
 
 
-def largest_step(size: StepSize, block_size: int, num_groups: int) -> ScheduledBatch:
-    """Prefill chunks of the whole token budget, and decoding requests in all places that are left."""
-    chunks = [
-        _request(f"prefill-{number}", size.max_model_len, num_tokens, block_size, num_groups)
-        for number, num_tokens in enumerate(size.chunks)
-    ]
-    decodes = [
-        _request(f"decode-{number}", size.decode_len, 1, block_size, num_groups)
-        for number in range(size.num_decodes)
-    ]
+def largest_step(size: StepSize, block_size: int, num_groups: int, *, is_short: bool = False) -> ScheduledBatch:
+    """Prefill chunks of the whole token budget, and decoding requests in all places that are left.
+
+    Args:
+        size: of the step.
+        block_size: tokens in a block.
+        num_groups: of layers, each with a block table.
+        is_short: contexts of no more than the step's own tokens: where scratch does not depend on them, their time is
+            saved. Block tables are as long as ever.
+    """
+    block_tables = [[0] * -(-size.max_model_len // block_size) for _ in range(num_groups)]
+
+    def schedule(request_id: str, seq_len: int, query_len: int) -> ScheduledRequest:
+        seq_len = query_len if is_short else seq_len
+        # Rows of log-probabilities are computed so many at a time: the time of further ones would be lost.
+        num_reported = max(0, seq_len - 1 - MAX_LOGPROB_ROWS) if query_len > 1 else seq_len
+        request = Request(
+            request_id=request_id,
+            prompt_token_ids=[0] * seq_len,
+            sampling_params=MOST,
+            num_reported_prompt_logprobs=num_reported,
+        )
+        return ScheduledRequest(request, seq_len - query_len, query_len, block_tables)
+
+    chunks = [schedule(f"prefill-{i}", size.max_model_len, num_tokens) for i, num_tokens in enumerate(size.chunks)]
+    decodes = [schedule(f"decode-{i}", size.decode_len, 1) for i in range(size.num_decodes)]
     return ScheduledBatch([*chunks, *decodes])
 
 
-def _request(request_id: str, seq_len: int, query_len: int, block_size: int, num_groups: int) -> ScheduledRequest:
-    """A request whose newest token is in this step, and whose every block is block 0."""
-    # Rows of log-probabilities are computed so many at a time: the time of further ones would be lost.
-    num_reported = max(0, seq_len - 1 - MAX_LOGPROB_ROWS)
-    request = Request(
-        request_id=request_id,
-        prompt_token_ids=[0] * seq_len,
-        sampling_params=MOST,
-        num_reported_prompt_logprobs=num_reported if query_len > 1 else seq_len,
-    )
-    block_tables = [[0] * -(-seq_len // block_size) for _ in range(num_groups)]
-    return ScheduledRequest(request, seq_len - query_len, query_len, block_tables)
-
-
-def _build_runner(stage: Stage, max_model_len: int) -> tuple[Runner, int]:
+def build_rehearsal(stage: Stage, max_model_len: int) -> tuple[Runner, int]:
     """A runner of the largest layers alone, on a storage of one block, and the number of its layer groups."""
     spec, parameters = _largest_layers(stage.spec, stage.parameters)
     geometry = spec.kv_geometry(stage.dtype.itemsize, stage.block_size)

@@ -15,6 +15,7 @@ class CpuBackend:
     """One native call a layer for all sequences of the step."""
 
     name = "cpu"
+    grows_with_context = False
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec = spec

@@ -67,9 +67,13 @@ def _score_bytes(layer: LayerSpec, num_scores: int, batch: tuple[int, int, int],
     """Scores that exist in full, in float32 or wider."""
     num_seqs, query_len, _ = batch
     scores = num_scores * method.wide_bytes
-    bias = scores if layer.alibi_slopes is not None else 0
-    widened = 0
-    if method.dtype_bytes < method.wide_bytes:
-        widened = num_seqs * (query_len * layer.q_width + keys * layer.k_width) * method.wide_bytes
+    has_bias, is_narrow = layer.alibi_slopes is not None, method.dtype_bytes < method.wide_bytes
+    bias = num_scores * 4 if has_bias else 0  # in float32 always: float64 scores take a copy of it
+    copied = scores if has_bias and method.wide_bytes > 4 else 0
+    # Each operation has its result beside its input; soft-cap and sinks take a third.
+    alive = 3 if layer.softcap is not None or layer.has_sinks else 2
     keys_again = num_seqs * keys * layer.k_width * method.wide_bytes
-    return bias + max(2 * scores + widened, scores + widened + keys_again, 3 * scores)
+    widened = keys_again + num_seqs * query_len * layer.q_width * method.wide_bytes if is_narrow else 0
+    narrowed = num_scores * method.dtype_bytes if is_narrow else 0
+    most = max(widened, copied, narrowed, (alive - 2) * scores + num_scores // layer.num_q_heads)
+    return bias + max(2 * scores + most, scores + widened + keys_again)
