@@ -53,14 +53,23 @@ def _batch_bytes(layer: LayerSpec, batch: tuple[int, int, int], method: Method) 
     out = num_seqs * query_len * layer.o_width * method.dtype_bytes
     num_q_per_kv = layer.num_q_heads // layer.num_kv_heads
     num_masked = num_seqs * query_len * num_q_per_kv * keys
-    mask = num_masked if num_q_per_kv > 1 else 0
+    # Query heads that share a KV head are laid side by side: a copy of them, and of the mask.
+    grouped = q + num_masked if num_q_per_kv > 1 else 0
     is_plain = layer.softcap is None and layer.alibi_slopes is None and not layer.has_sinks
-    held = 2 * q + k + v + mask
+    held = q + k + v + grouped
     if is_plain and layer.k_head_dim == layer.v_head_dim:
         # PyTorch's fused kernel turns the mask into numbers; it keeps a sum for each row, and no scores.
-        sums = num_seqs * query_len * layer.num_q_heads * 4
-        return held + max(num_masked * (method.dtype_bytes + 1), num_masked * method.dtype_bytes + out + sums, 2 * out)
+        sums = num_seqs * query_len * layer.num_q_heads * method.wide_bytes
+        tiles = _tile_bytes(query_len * num_q_per_kv, keys, layer.k_head_dim, method)
+        numbers = num_masked * method.dtype_bytes
+        return held + max(numbers + num_masked, numbers + out + sums + tiles, 2 * out)
     return held + _score_bytes(layer, num_masked * layer.num_kv_heads, batch, keys, method)
+
+
+def _tile_bytes(num_rows: int, num_keys: int, head_dim: int, method: Method) -> int:
+    """PyTorch's fused CPU kernel (FlashAttention.cpp): a tile of scores and one of the output a thread."""
+    tile_rows = next(rows for least, rows in ((768, 256), (192, 64), (0, 32)) if num_rows >= least)
+    return method.num_threads * tile_rows * (min(512, num_keys) + 2 + head_dim) * method.wide_bytes
 
 
 def _score_bytes(layer: LayerSpec, num_scores: int, batch: tuple[int, int, int], keys: int, method: Method) -> int:

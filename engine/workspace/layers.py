@@ -19,8 +19,10 @@ def fused_bytes(spec: DecoderSpec, widths: tuple[int, ...], size: StepSize, meth
         method: on what it runs.
     """
     scratch = size.num_rows * sum(widths) * method.dtype_bytes
-    attend = max(attention_bytes(layer, size, method) - size.num_rows * layer.o_width * method.dtype_bytes
-                 for layer in spec.layers)
+    attend = max(
+        attention_bytes(layer, size, method) - size.num_rows * layer.o_width * method.dtype_bytes
+        for layer in spec.layers
+    )
     widened = widened_bytes(size.num_rows, max(spec.hidden_size, widths[2], widths[4]), method)
     return scratch + max(attend, widened)
 

@@ -3,6 +3,7 @@
 from typing import Self
 
 import msgspec
+import psutil
 
 from engine.kernels import coverage
 from engine.models.spec import DecoderSpec
@@ -16,12 +17,14 @@ class Method(msgspec.Struct, frozen=True):
         is_native: the layers run on the native CPU kernels, else on the reference.
         is_native_attention: so does the attention.
         is_fused: all layers run in one native call.
+        num_threads: of the CPU, each with scratch of its own.
     """
 
     dtype_bytes: int
     is_native: bool
     is_native_attention: bool
     is_fused: bool
+    num_threads: int
 
     @classmethod
     def predict(cls, spec: DecoderSpec, dtype: str, dtype_bytes: int, device: str) -> Self:
@@ -29,7 +32,8 @@ class Method(msgspec.Struct, frozen=True):
         is_native = device == "cpu" and dtype in coverage.NATIVE_DTYPES
         is_native_attention = is_native and not coverage.attention_objections(spec)
         is_fused = is_native_attention and coverage.can_fuse(spec)
-        return cls(dtype_bytes, is_native, is_native_attention, is_fused)
+        num_threads = psutil.cpu_count(logical=False) or 1 if device == "cpu" else 0
+        return cls(dtype_bytes, is_native, is_native_attention, is_fused, num_threads)
 
     @property
     def wide_bytes(self) -> int:

@@ -171,7 +171,9 @@ def _verdict(made: "Plan", actual: "PlanRow") -> str:
         reason = f"weights and workspace alone take {alone}"
     else:
         reason = f"the longest request that fits is {actual.longest_context:,} tokens"
-    remedy = f"[bold]{made.advice.flag} {made.advice.value}[/] makes it fit" if made.advice else "No one flag makes it fit"
+    remedy = (
+        f"[bold]{made.advice.flag} {made.advice.value}[/] makes it fit" if made.advice else "No one flag makes it fit"
+    )
     return (
         f"[red]Does not fit:[/] a request of {made.context_tokens:,} tokens; {reason}.\n"
         f"{remedy}, --memory {made.least_memory_bytes >> 20}MiB does{' too' if made.advice else ''}."

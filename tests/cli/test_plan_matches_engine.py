@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from configs.engine import EngineSettings
@@ -12,16 +13,18 @@ from engine.loading import load_engine
 from server.cli.planning import Assumptions, Plan, plan_folder
 from tests.engine.tiny_models import build_model, save_model
 
-KV_BYTES = 1_000_000
+KV_BYTES = 40_000_000
+"""Enough for all requests of a step at the longest context: so the workspace is the same whatever else fits."""
 
 
 def load_and_plan(family: str, folder: Path, dtype: str) -> tuple[EngineInfo, Plan]:
     save_model(build_model(family), folder)
     overrides: dict[str, Any] = {"dtype": dtype, "device": "cpu", "kv_cache_memory_bytes": KV_BYTES, "block_size": 8}
     info = load_engine(folder, with_overrides(EngineSettings(), overrides, "test")).info
-    memory_bytes = info.ledger.weights_bytes + KV_BYTES
-    assumptions = Assumptions(memory_bytes=memory_bytes, dtype=dtype, context_tokens=None, block_size=8)
-    return info, plan_folder("tiny", folder, assumptions)
+    assumptions = Assumptions(memory_bytes=0, dtype=dtype, context_tokens=None, block_size=8)
+    roomy = plan_folder("tiny", folder, msgspec.structs.replace(assumptions, memory_bytes=10**9))
+    memory_bytes = roomy.weights_bytes + roomy.workspace_bytes + KV_BYTES
+    return info, plan_folder("tiny", folder, msgspec.structs.replace(assumptions, memory_bytes=memory_bytes))
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
