@@ -118,5 +118,5 @@ def test_of_many_kinds_of_layers_the_widest_are_rehearsed(tmp_path: Path) -> Non
     config = transformers.Gemma3TextConfig(bos_token_id=0, eos_token_id=1, pad_token_id=2, **fields)
     spec = read_checkpoint(save_model(transformers.Gemma3ForCausalLM(config), tmp_path)).spec
     assert largest_layers(spec) == [4, 5], "the last with a window, and the one without"
-    wide = [msgspec.structs.replace(layer, num_kv_heads=kv) for layer, kv in zip(spec.layers, (6, 1, 2, 3, 1, 1))]
+    wide = [msgspec.structs.replace(layer, num_kv_heads=kv) for layer, kv in zip(spec.layers, (6, 1, 2, 3, 1, 1), strict=True)]
     assert largest_layers(msgspec.structs.replace(spec, layers=tuple(wide))) == [0, 3]
