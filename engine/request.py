@@ -15,6 +15,8 @@ import math
 import msgspec
 
 MAX_LOGPROBS = 20
+MAX_LOGPROB_ROWS = 256
+"""Prompt positions whose logits exist at the same time: at a vocabulary of 128k a row takes half a megabyte."""
 MAX_STOP_STRINGS = 16
 
 

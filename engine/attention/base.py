@@ -15,6 +15,8 @@ class AttentionBackend(Protocol):
     """Stores this step's keys and values in the paged cache and attends over it."""
 
     name: str
+    grows_with_context: bool
+    """Its scratch is larger for longer contexts: the largest step is measured at the longest one."""
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None: ...
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from engine.batch import BatchTensors
 from engine.kernels import cpu
 from engine.kernels.base import PagedStep
-from engine.kernels.cpu.kernels import MAX_HEAD_DIM
+from engine.kernels.coverage import attention_objections
 from engine.models.spec import DecoderSpec
 from kvcache.storage import KVStorage
 
@@ -15,6 +15,7 @@ class CpuBackend:
     """One native call a layer for all sequences of the step."""
 
     name = "cpu"
+    grows_with_context = False
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec = spec
@@ -30,14 +31,7 @@ class CpuBackend:
         spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype
     ) -> list[str]:
         """See AttentionBackend.objections."""
-        widest = max(max(layer.k_head_dim, layer.v_head_dim) for layer in spec.layers)
-        reasons = [f"head_dim {widest} is over {MAX_HEAD_DIM}"] if widest > MAX_HEAD_DIM else []
-        features = {
-            "attention soft-cap": any(layer.softcap is not None for layer in spec.layers),
-            "ALiBi": any(layer.alibi_slopes is not None for layer in spec.layers),
-            "attention sinks": any(layer.has_sinks for layer in spec.layers),
-        }
-        reasons += [f"{feature} is not in the native kernels" for feature, is_used in features.items() if is_used]
+        reasons = attention_objections(spec)
         if kv_cache_dtype is not dtype:
             reasons.append(f"a KV cache of {kv_cache_dtype} under {dtype} is not in the native kernels")
         return reasons + cpu.objections(device, dtype)

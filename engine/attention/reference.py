@@ -50,6 +50,7 @@ class ReferenceBackend:
     """Batches the sequences of a step by length, then runs one product a batch and layer."""
 
     name = "reference"
+    grows_with_context = True
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec = spec

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from configs.engine import EngineSettings
@@ -12,7 +13,8 @@ from engine.loading import load_engine
 from server.cli.planning import Assumptions, Plan, plan_folder
 from tests.engine.tiny_models import build_model, save_model
 
-KV_BYTES = 1_000_000
+KV_BYTES = 40_000_000
+"""Enough for all requests of a step at the longest context: so the workspace is the same whatever else fits."""
 
 
 def load_and_plan(family: str, folder: Path, dtype: str, kv_cache_dtype: str) -> tuple[EngineInfo, Plan]:
@@ -20,9 +22,12 @@ def load_and_plan(family: str, folder: Path, dtype: str, kv_cache_dtype: str) ->
     overrides: dict[str, Any] = {"dtype": dtype, "device": "cpu", "kv_cache_memory_bytes": KV_BYTES, "block_size": 8}
     overrides["kv_cache_dtype"] = kv_cache_dtype
     info = load_engine(folder, with_overrides(EngineSettings(), overrides, "test")).info
-    memory_bytes = info.ledger.weights_bytes + KV_BYTES
-    assumptions = Assumptions(memory_bytes, dtype, None, block_size=8, kv_cache_dtype=kv_cache_dtype)
-    return info, plan_folder("tiny", folder, assumptions)
+    assumptions = Assumptions(
+        memory_bytes=10**9, dtype=dtype, context_tokens=None, block_size=8, kv_cache_dtype=kv_cache_dtype
+    )
+    roomy = plan_folder("tiny", folder, assumptions)
+    memory_bytes = roomy.weights_bytes + roomy.workspace_bytes + KV_BYTES
+    return info, plan_folder("tiny", folder, msgspec.structs.replace(assumptions, memory_bytes=memory_bytes))
 
 
 @pytest.mark.parametrize(("dtype", "kv_cache_dtype"), [("auto", "auto"), ("bfloat16", "auto"), ("bfloat16", "int8")])

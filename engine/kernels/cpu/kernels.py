@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from engine.kernels import reference
+from engine.kernels.coverage import ACTIVATIONS, can_fuse
 from engine.kernels.cpu.build import load_library
-from engine.kernels.cpu.layers import NativeLayers, can_run
-from engine.kernels.cpu.library import ACTIVATIONS, DTYPES, NO_WINDOW, native_library
+from engine.kernels.cpu.layers import NativeLayers
+from engine.kernels.cpu.library import DTYPES, NO_WINDOW, native_library
 from engine.models.spec import Activation, DecoderSpec
 from kvcache.storage import LayerCache
-
-MAX_HEAD_DIM = 256
 
 
 def objections(device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -231,7 +230,7 @@ class CpuKernels:
         Raises:
             ValueError: a parameter is not what it should be.
         """
-        return NativeLayers(spec, parameters, self._num_threads) if can_run(spec) else None
+        return NativeLayers(spec, parameters, self._num_threads) if can_fuse(spec) else None
 
     def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         """A contiguous tensor of this shape and the kernels' dtype on the CPU."""
