@@ -9,6 +9,7 @@ RUN_BYTES = 64
 RUN_ROWS = 36
 """src/attention.c: BLOCK_ROWS."""
 INDEX_BYTES = 8
+SCALE_BYTES = 2
 
 
 def plan_bytes(layers: tuple[LayerSpec, ...], num_groups: int, size: StepSize, method: Method) -> int:
@@ -47,10 +48,11 @@ def _batch_bytes(layer: LayerSpec, batch: tuple[int, int, int], method: Method) 
     """engine.kernels.reference.grouped_attention."""
     num_seqs, query_len, seq_len = batch
     keys = num_keys(query_len, seq_len, layer.sliding_window)
-    q = num_seqs * query_len * layer.q_width * method.dtype_bytes
-    k = num_seqs * keys * layer.k_width * method.dtype_bytes
-    v = num_seqs * keys * layer.v_width * method.dtype_bytes
-    out = num_seqs * query_len * layer.o_width * method.dtype_bytes
+    number_bytes = method.wide_bytes if method.is_kv_8bit else method.dtype_bytes
+    q = num_seqs * query_len * layer.q_width * number_bytes
+    k = num_seqs * keys * layer.k_width * number_bytes
+    v = num_seqs * keys * layer.v_width * number_bytes
+    out = num_seqs * query_len * layer.o_width * number_bytes
     num_q_per_kv = layer.num_q_heads // layer.num_kv_heads
     num_masked = num_seqs * query_len * num_q_per_kv * keys
     # Query heads that share a KV head are laid side by side: a copy of them, and of the mask.
@@ -61,9 +63,18 @@ def _batch_bytes(layer: LayerSpec, batch: tuple[int, int, int], method: Method) 
         # PyTorch's fused kernel turns the mask into numbers; it keeps a sum for each row, and no scores.
         sums = num_seqs * query_len * layer.num_q_heads * method.wide_bytes
         tiles = _tile_bytes(query_len * num_q_per_kv, keys, layer.k_head_dim, method)
-        numbers = num_masked * method.dtype_bytes
-        return held + max(numbers + num_masked, numbers + out + sums + tiles, 2 * out)
-    return held + _score_bytes(layer, num_masked * layer.num_kv_heads, batch, keys, method)
+        numbers = num_masked * number_bytes
+        attend = held + max(numbers + num_masked, numbers + out + sums + tiles, 2 * out)
+    else:
+        attend = held + _score_bytes(layer, num_masked * layer.num_kv_heads, batch, keys, method)
+    return max(attend, q + k + _widening_bytes(layer, num_seqs * keys, method)) if method.is_kv_8bit else attend
+
+
+def _widening_bytes(layer: LayerSpec, num_keys: int, method: Method) -> int:
+    """8-bit values as they were read, what they become, and that times their scales; keys are done by then."""
+    numbers = num_keys * layer.v_width
+    scales = num_keys * layer.num_kv_heads
+    return numbers * (1 + 2 * method.wide_bytes) + scales * (SCALE_BYTES + method.wide_bytes)
 
 
 def _tile_bytes(num_rows: int, num_keys: int, head_dim: int, method: Method) -> int:
@@ -76,7 +87,8 @@ def _score_bytes(layer: LayerSpec, num_scores: int, batch: tuple[int, int, int],
     """Scores that exist in full, in float32 or wider."""
     num_seqs, query_len, _ = batch
     scores = num_scores * method.wide_bytes
-    has_bias, is_narrow = layer.alibi_slopes is not None, method.dtype_bytes < method.wide_bytes
+    has_bias = layer.alibi_slopes is not None
+    is_narrow = method.dtype_bytes < method.wide_bytes and not method.is_kv_8bit
     bias = num_scores * 4 if has_bias else 0  # in float32 always: float64 scores take a copy of it
     copied = scores if has_bias and method.wide_bytes > 4 else 0
     # Each operation has its result beside its input; soft-cap and sinks take a third.

@@ -168,7 +168,8 @@ def _variants(made: "Plan", title: str, rows: "list[PlanRow]") -> Table:
 def _verdict(made: "Plan", actual: "PlanRow") -> str:
     if made.fits:
         return (
-            f"[green]Fits:[/] {actual.num_requests:,} requests of {made.context_tokens:,} tokens at once,"
+            f"[green]Fits:[/] {actual.num_requests:,} request{'s' * (actual.num_requests != 1)} of"
+            f" {made.context_tokens:,} tokens at once,"
             f" or {actual.num_tokens:,} tokens shared among shorter ones."
         )
     if not actual.longest_context:

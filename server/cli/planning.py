@@ -231,6 +231,8 @@ def _remedies(spec: DecoderSpec, made: Plan, given: Assumptions) -> Iterator[tup
     longest = next(row for row in made.rows if row.label == "actual").longest_context
     if longest >= 1 and given.context_tokens is None:
         yield "--max-model-len", str(longest), replace(given, context_tokens=longest)
+    if made.kv_cache_dtype == made.dtype:
+        yield "--kv-cache-dtype", "int8", replace(given, kv_cache_dtype="int8")
     for degree in possible_degrees(spec):
         if degree > given.tensor_parallel:
             yield "--tensor-parallel", str(degree), replace(given, tensor_parallel=degree)
@@ -311,5 +313,5 @@ def _workspace_bytes(
         max_model_len=max(1, context),
         num_kv_tokens=geometry.num_tokens_in(memory_bytes, max(1, context)),
     )
-    method = Method.predict(spec, dtype, DTYPE_BYTES[dtype], assumptions.device)
+    method = Method.predict(spec, dtype, assumptions.device, assumptions.kv_cache_dtype)
     return workspace_bytes(spec, size, method, assumptions.block_size)

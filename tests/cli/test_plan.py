@@ -147,6 +147,16 @@ def test_more_devices_are_advised_where_nothing_less_helps() -> None:
     assert helped.fits
 
 
+def test_a_cache_of_8_bits_is_advised_where_that_is_enough() -> None:
+    config = {**LARGE, "num_key_value_heads": 32}
+    given: dict[str, Any] = {"context_tokens": 8192, "max_num_batched_tokens": 64}
+    memory_bytes = make_plan("mha", config, HEADERS, assume(**given)).least_memory_bytes - GIB
+    plan = make_plan("mha", config, HEADERS, assume(memory_bytes=memory_bytes, **given))
+    assert plan.advice is not None
+    assert (plan.fits, plan.advice.flag, plan.advice.value) == (False, "--kv-cache-dtype", "int8")
+    assert make_plan("mha", config, HEADERS, assume(memory_bytes=memory_bytes, kv_cache_dtype="int8", **given)).fits
+
+
 def test_heads_that_cannot_be_divided_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(folder), "--tensor-parallel", "2"]) == 1
     assert "--tensor-parallel 2: 9 query heads cannot be divided among 2 devices" in capsys.readouterr().err

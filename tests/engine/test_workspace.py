@@ -43,30 +43,46 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def load_stage(folder: Path, dtype: torch.dtype) -> Stage:
+def load_stage(folder: Path, dtype: torch.dtype, kv_cache_dtype: torch.dtype) -> Stage:
     checkpoint = read_checkpoint(folder)
     weight_map = build_weight_map(checkpoint.spec, checkpoint.tensor_names)
     parameters = load_parameters(checkpoint.spec, weight_map, checkpoint.headers, dtype, CPU)
-    backend, _ = choose_backend(checkpoint.spec, dtype, CPU)
-    kernels = select_kernels(CPU, dtype)
-    return Stage(checkpoint.spec, parameters, kernels, backend, 16, dtype, CPU)
+    backend, _ = choose_backend(checkpoint.spec, dtype, CPU, kv_cache_dtype=kv_cache_dtype)
+    return Stage(
+        spec=checkpoint.spec,
+        parameters=parameters,
+        kernels=select_kernels(CPU, dtype),
+        backend=backend,
+        block_size=16,
+        dtype=dtype,
+        kv_cache_dtype=kv_cache_dtype,
+        scale_bytes=2 if kv_cache_dtype is torch.int8 else 0,
+        device=CPU,
+    )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+FORMATS = [(torch.float32, torch.float32), (torch.float64, torch.float64), (torch.float32, torch.int8)]
+"""Of the model and of its KV cache."""
+
+
+@pytest.mark.parametrize(("dtype", "kv_cache_dtype"), FORMATS)
 @pytest.mark.parametrize("name", MODELS)
-def test_the_formula_is_what_the_allocator_says(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    """float32 runs on the native kernels where they know the model, float64 on the reference."""
+def test_the_formula_is_what_the_allocator_says(
+    name: str, dtype: torch.dtype, kv_cache_dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """float32 runs on the native kernels where they know the model, float64 and 8-bit caches on the reference."""
     import transformers
 
     config, model, fields = MODELS[name]
     tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     built = getattr(transformers, model)(getattr(transformers, config)(**tokens, **fields))
-    stage = load_stage(save_model(built, tmp_path), dtype)
+    stage = load_stage(save_model(built, tmp_path), dtype, kv_cache_dtype)
     size = msgspec.structs.replace(SIZE, max_model_len=min(512, stage.spec.max_position_embeddings))
     runner, num_groups = build_rehearsal(stage, size.max_model_len)
     step = largest_step(size, stage.block_size, num_groups, is_short=not stage.backend.grows_with_context)
     measured = memory_tally.peak_of(lambda: runner.execute(step))
-    method = Method.predict(stage.spec, str(dtype).removeprefix("torch."), dtype.itemsize, "cpu")
+    names = [str(one).removeprefix("torch.") for one in (dtype, kv_cache_dtype)]
+    method = Method.predict(stage.spec, names[0], "cpu", names[1])
     assert workspace_bytes(stage.spec, size, method, stage.block_size) == pytest.approx(measured, rel=TOLERANCE)
 
 
@@ -92,7 +108,7 @@ def test_the_ledger_of_the_demo_has_what_the_formula_says() -> None:
     dtype = checkpoint.dtype_name(ModelSettings())
     geometry = checkpoint.spec.kv_geometry(2, 16)
     size = StepSize(2048, 64, 8192, geometry.num_tokens_in(400_000_000, 8192))
-    expected = workspace_bytes(checkpoint.spec, size, Method.predict(checkpoint.spec, dtype, 2, "cpu"), 16)
+    expected = workspace_bytes(checkpoint.spec, size, Method.predict(checkpoint.spec, dtype, "cpu"), 16)
     assert int(done.stdout) == pytest.approx(expected, rel=TOLERANCE)
 
 
