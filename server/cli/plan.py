@@ -14,7 +14,7 @@ from configs.sizes import format_bytes, parse_bytes
 from server.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from server.cli.planning import LayerGroup, Plan, PlanRow
+    from server.cli.planning import Assumptions, LayerGroup, Plan, PlanRow
 
 
 def plan(
@@ -56,10 +56,7 @@ def plan(
     if list_models:
         _print_list(as_json=json, as_markdown=markdown)
         return
-    import msgspec
-
-    from checkpoints.resolve import resolve_model
-    from server.cli.planning import Assumptions, plan_folder
+    from server.cli.planning import Assumptions
 
     assumptions = Assumptions(
         memory_bytes=_memory_bytes(memory),
@@ -72,11 +69,20 @@ def plan(
         max_num_seqs=max_num_seqs,
         tensor_parallel=tensor_parallel,
     )
+    _print_plan(model, assumptions, as_json=json)
+
+
+def _print_plan(model: str, assumptions: "Assumptions", *, as_json: bool) -> None:
+    import msgspec
+
+    from checkpoints.resolve import resolve_model
+    from server.cli.planning import plan_folder
+
     try:
         made = plan_folder(model, resolve_model(model), assumptions)
     except ValueError as error:
-        raise CommandError(f"--tensor-parallel {tensor_parallel}: {error}") from None
-    if json:
+        raise CommandError(f"--tensor-parallel {assumptions.tensor_parallel}: {error}") from None
+    if as_json:
         print(msgspec.json.format(msgspec.json.encode(made), indent=2).decode())
     else:
         render(made, Console(highlight=False))
