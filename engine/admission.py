@@ -19,21 +19,28 @@ def check_request(request: Request, info: EngineInfo) -> None:
     _check_token_ids("prompt", request.prompt_token_ids, info)
     _check_token_ids("logit_bias", list(params.logit_bias), info)
     _check_token_ids("stop_token_ids", list(params.stop_token_ids), info)
-    num_tokens = num_prompt_tokens + params.max_tokens
-    if num_tokens > info.max_model_len:
+    _check_length(num_prompt_tokens, params.max_tokens, info)
+
+
+def _check_length(num_prompt_tokens: int, max_tokens: int, info: EngineInfo) -> None:
+    num_tokens = num_prompt_tokens + max_tokens
+    if num_tokens <= info.max_model_len:
+        return
+    wanted = f"the prompt has {num_prompt_tokens} and max_tokens is {max_tokens}: {num_tokens} together"
+    param = "prompt" if num_prompt_tokens >= info.max_model_len else "max_tokens"
+    if num_tokens <= info.longest_context:
+        pool_bytes = info.num_blocks * info.geometry.bytes_per_block
         raise RequestRefusedError(
-            f"the context holds {info.max_model_len} tokens, but the prompt has {num_prompt_tokens} and max_tokens is"
-            f" {params.max_tokens}: {num_tokens} together; shorten the prompt or lower max_tokens",
-            code="context_length_exceeded",
-            param="prompt" if num_prompt_tokens >= info.max_model_len else "max_tokens",
-        )
-    if info.geometry.num_blocks(num_tokens) > info.num_blocks:
-        raise RequestRefusedError(
-            f"the KV cache holds {info.num_blocks * info.geometry.block_size} tokens in all, but the request may need"
-            f" {num_tokens} ({info.geometry.bytes_per_request(num_tokens)} bytes)",
+            f"the KV cache of {pool_bytes} bytes holds a context of {info.max_model_len} tokens, but {wanted}"
+            f" ({info.geometry.bytes_per_request(num_tokens)} bytes); shorten the prompt or lower max_tokens",
             code="kv_capacity_exceeded",
-            param="max_tokens",
+            param=param,
         )
+    raise RequestRefusedError(
+        f"the context holds {info.max_model_len} tokens, but {wanted}; shorten the prompt or lower max_tokens",
+        code="context_length_exceeded",
+        param=param,
+    )
 
 
 def _check_token_ids(param: str, token_ids: list[int], info: EngineInfo) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.request import ScheduledBatch, ScheduledRequest
+from kvcache.manager import NO_BLOCK
 
 
 class BatchTensors(NamedTuple):
@@ -20,8 +21,9 @@ class BatchTensors(NamedTuple):
         input_ids: [num_tokens] int64.
         previous_ids: [num_tokens] int64, the token before each; 0 where there is none.
         positions: [num_tokens] int64, place of each token in its sequence.
-        slot_mapping: [num_tokens] int64, where each token's KV is written.
-        block_tables: [num_seqs, max_blocks] int64, padded with 0.
+        slot_mapping: [num_groups, num_tokens] int64, where each token's KV is written, for each group of layers.
+        block_tables: [num_groups, num_seqs, max_blocks] int64. Places that hold no block (past the end, or behind the
+            window) hold one of the same request, so that a kernel that reads before it masks reads nothing foreign.
         cu_seqlens_q: [num_seqs + 1] int64, sequence i computes tokens [cu_seqlens_q[i], cu_seqlens_q[i + 1]).
         query_lens: tokens each sequence computes, on the host.
         seq_lens_list: context_len + query_len of each, on the host.
@@ -49,13 +51,13 @@ def build_batch(batch: ScheduledBatch, block_size: int, device: torch.device) ->
     previous_ids[cu_seqlens_q[:-1]] = [_token_before(item) for item in items]
     seq_of_token = np.repeat(np.arange(len(items)), query_lens)
     positions = np.arange(cu_seqlens_q[-1]) - cu_seqlens_q[seq_of_token] + context_lens[seq_of_token]
-    block_tables = _padded([item.block_table for item in items])
-    slots = block_tables[seq_of_token, positions // block_size] * block_size + positions % block_size
+    block_tables = _stacked([item.block_tables for item in items])
+    slots = block_tables[:, seq_of_token, positions // block_size] * block_size + positions % block_size
     return BatchTensors(
         input_ids=torch.from_numpy(input_ids).to(device),
         previous_ids=torch.from_numpy(previous_ids).to(device),
         positions=torch.from_numpy(positions).to(device),
-        slot_mapping=torch.from_numpy(slots).to(device),
+        slot_mapping=torch.from_numpy(np.ascontiguousarray(slots)).to(device),
         block_tables=torch.from_numpy(block_tables).to(device),
         cu_seqlens_q=torch.from_numpy(cu_seqlens_q).to(device),
         query_lens=query_lens,
@@ -68,8 +70,15 @@ def _token_before(item: ScheduledRequest) -> int:
     return item.request.token_ids(place - 1, place)[0] if place else 0
 
 
-def _padded(rows: list[list[int]]) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    table = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-    for row, blocks in zip(table, rows, strict=True):
-        row[: len(blocks)] = blocks
-    return table
+def _stacked(tables: list[list[list[int]]]) -> np.ndarray[tuple[int, int, int], np.dtype[np.int64]]:
+    """[num_groups, num_seqs, max_blocks] of the block tables of each sequence and group."""
+    width = max(len(groups[0]) for groups in tables)
+    stacked = np.empty((len(tables[0]), len(tables), width), dtype=np.int64)
+    for seq, groups in enumerate(tables):
+        for rows, table in zip(stacked, groups, strict=True):
+            row = rows[seq]
+            row[: len(table)] = table
+            row[len(table) :] = table[-1]
+            if table[0] == NO_BLOCK:
+                row[row == NO_BLOCK] = table[-1]
+    return stacked

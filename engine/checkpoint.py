@@ -39,7 +39,7 @@ class Checkpoint(NamedTuple):
         return resolve_dtype(settings.dtype, self.config, first.dtype if first else "")
 
     def max_model_len(self, settings: ModelSettings) -> int:
-        """The longest context to serve.
+        """The longest context to serve, as far as the model goes.
 
         Raises:
             ModelLoadError: longer than the model's positions go.

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from engine.request import KVReceipt, RequestStatus
 from kvcache.geometry import KVGeometry
 
 
@@ -38,12 +39,18 @@ class EngineInfo(msgspec.Struct, frozen=True):
 
     architecture: str
     dtype: str
+    """Of weights and activations."""
+    kv_cache_dtype: str
+    """Of cached keys and values: `dtype`, or a format of 8 bits with scales."""
     device: str
     attention_backend: str
     attention_objections: dict[str, list[str]]
     """Every backend that was passed over, with all its reasons."""
     vocab_size: int
     max_model_len: int
+    """Longest context that is served."""
+    longest_context: int
+    """The model's own limit, or what was asked for: more than max_model_len where the KV pool cannot hold it."""
     eos_token_ids: list[int]
     geometry: KVGeometry
     num_blocks: int
@@ -73,11 +80,24 @@ class EngineStats(msgspec.Struct):
     num_cached_blocks: int = 0
     """Blocks that only the prefix cache holds: evictable."""
     num_filled_slots: int = 0
-    """Slots of used blocks that hold a token."""
+    """Slots of used blocks that hold a token, in the layers of a group."""
     prompt_tokens: int = 0
     generation_tokens: int = 0
     cached_prompt_tokens: int = 0
     preemptions: int = 0
     kv_read_bytes: int = 0
-    """KV bytes that attention had to read: each step, each request, its seq_len tokens once per KV head."""
+    """KV bytes that attention had to read: each step, each request, the tokens it sees once per KV head."""
     observations: Observations = msgspec.field(default_factory=Observations)
+
+
+class RequestState(msgspec.Struct, frozen=True):
+    """A request that has not ended, between two steps."""
+
+    request_id: str
+    status: RequestStatus
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_cached_tokens: int
+    """Prompt tokens found in the prefix cache when it was first scheduled."""
+    num_preemptions: int
+    kv_receipt: KVReceipt

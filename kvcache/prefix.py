@@ -38,3 +38,8 @@ def block_hashes(token_ids: Sequence[int], block_size: int, parent: BlockHash) -
         ids = array("q", token_ids[start : start + block_size]).tobytes()
         parent = BlockHash(hashlib.blake2b(parent + ids, digest_size=DIGEST_BYTES, person=b"headcount-block").digest())
         yield parent
+
+
+def group_hash(block_hash: BlockHash, group: int) -> BlockHash:
+    """The key of a block in a group of layers: the same tokens have a block in each group."""
+    return BlockHash(block_hash + group.to_bytes(2)) if group else block_hash

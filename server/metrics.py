@@ -107,7 +107,7 @@ def kv_usage(info: EngineInfo, stats: EngineStats) -> KVUsage:
         num_cached_blocks=stats.num_cached_blocks,
         total_bytes=info.num_blocks * geometry.bytes_per_block,
         used_bytes=stats.num_used_blocks * geometry.bytes_per_block,
-        filled_bytes=stats.num_filled_slots * geometry.bytes_per_token,
+        filled_bytes=stats.num_filled_slots * (geometry.bytes_per_block // geometry.block_size),
         cached_bytes=stats.num_cached_blocks * geometry.bytes_per_block,
     )
 

@@ -14,34 +14,53 @@ MIN_FILL = 0.75
 """Sequences share a batched product while the shortest is at least this share of the longest: padding costs time."""
 
 
-class Group(NamedTuple):
+class Batched(NamedTuple):
     """Sequences that compute equally many tokens over contexts of about the same length.
 
     Attributes:
         token_idx: [num_seqs * query_len] int64: their rows among the step's tokens.
-        slots: [num_seqs, seq_len] int64: cache slot of every position; padded with slot 0.
         positions: [num_seqs, query_len] int64: position of every query.
+        seq_idx: [num_seqs] int64: which sequences.
+        seq_len: of the longest.
         query_len: tokens that each computes.
     """
 
     token_idx: Tensor
-    slots: Tensor
     positions: Tensor
+    seq_idx: Tensor
+    seq_len: int
     query_len: int
 
 
+class Keys(NamedTuple):
+    """What the queries of a batch see in layers of one kind.
+
+    Attributes:
+        places: [num_keys] int64: positions, the same for all sequences.
+        slots: [num_seqs, num_keys] int64: where their keys lie.
+        mask: [num_seqs, query_len, num_keys] bool.
+    """
+
+    places: Tensor
+    slots: Tensor
+    mask: Tensor
+
+
 class ReferenceBackend:
-    """Groups the sequences of a step by length, then runs one batched product a group and layer."""
+    """Batches the sequences of a step by length, then runs one product a batch and layer."""
 
     name = "reference"
+    grows_with_context = True
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec = spec
         self._storage = storage
-        self._block_size = storage.k(0).shape[1]
+        self._block_size = storage.geometry.block_size
+        self._groups = storage.geometry.group_indices
+        self._kinds = [(group, layer.sliding_window) for group, layer in zip(self._groups, spec.layers, strict=True)]
         self._slot_mapping = torch.empty(0)
-        self._groups: list[Group] = []
-        self._masks: dict[int | None, list[Tensor]] = {}
+        self._batches: list[Batched] = []
+        self._keys: dict[tuple[int, int | None], list[Keys]] = {}
         device = storage.k(0).device
         self._slopes = {
             slopes: torch.tensor(slopes, dtype=torch.float32, device=device)
@@ -49,19 +68,20 @@ class ReferenceBackend:
         }
 
     @staticmethod
-    def objections(spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> list[str]:
+    def objections(
+        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype
+    ) -> list[str]:
         """None: it is the path that everything falls back to."""
         return []
 
     def plan(self, batch: BatchTensors) -> None:
-        """Group the sequences and build each group's slots and, per window size, masks."""
+        """Batch the sequences and find, per group and window, the keys that each batch sees."""
         self._slot_mapping = batch.slot_mapping
         members = group_by_length(batch.query_lens, batch.seq_lens_list)
-        self._groups = [self._build_group(batch, seqs) for seqs in members]
-        windows = {layer.sliding_window for layer in self._spec.layers}
-        self._masks = {
-            window: [reference.causal_mask(group.positions, group.slots.shape[1], window) for group in self._groups]
-            for window in windows
+        self._batches = [self._build_batch(batch, seqs) for seqs in members]
+        self._keys = {
+            (group, window): [self._build_keys(batch, batched, group, window) for batched in self._batches]
+            for group, window in set(self._kinds)
         }
 
     @property
@@ -71,40 +91,43 @@ class ReferenceBackend:
 
     def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         """See AttentionBackend.forward."""
-        layer = self._spec.layers[layer_idx]
-        k_cache, v_cache = self._storage.k(layer_idx), self._storage.v(layer_idx)
-        reference.store_kv(k, v, k_cache, v_cache, self._slot_mapping)
+        layer, cache = self._spec.layers[layer_idx], self._storage.layer(layer_idx)
+        reference.store_kv(k, v, cache, self._slot_mapping[self._groups[layer_idx]])
         out = q.new_empty(q.shape[0], layer.num_q_heads, layer.v_head_dim)
-        for group, mask in zip(self._groups, self._masks[layer.sliding_window], strict=True):
+        for batched, keys in zip(self._batches, self._keys[self._kinds[layer_idx]], strict=True):
             attended = reference.grouped_attention(
-                q[group.token_idx].unflatten(0, (-1, group.query_len)),
-                k_cache,
-                v_cache,
-                group.slots,
-                mask,
+                q[batched.token_idx].unflatten(0, (-1, batched.query_len)),
+                cache,
+                keys.slots,
+                keys.mask,
                 softmax_scale=layer.softmax_scale,
                 softcap=layer.softcap,
-                bias=self._alibi_bias(layer, group),
+                bias=self._alibi_bias(layer, batched, keys),
                 sinks=sinks,
             )
-            out[group.token_idx] = attended.flatten(0, 1)
+            out[batched.token_idx] = attended.flatten(0, 1)
         return out.flatten(1)
 
-    def _alibi_bias(self, layer: LayerSpec, group: Group) -> Tensor | None:
+    def _alibi_bias(self, layer: LayerSpec, batched: Batched, keys: Keys) -> Tensor | None:
         if layer.alibi_slopes is None:
             return None
-        return reference.alibi_bias(self._slopes[layer.alibi_slopes], group.positions, group.slots.shape[1])
+        return reference.alibi_bias(self._slopes[layer.alibi_slopes], batched.positions, keys.places)
 
-    def _build_group(self, batch: BatchTensors, seqs: list[int]) -> Group:
-        device, block_size = batch.block_tables.device, self._block_size
-        query_len = batch.query_lens[seqs[0]]
+    def _build_batch(self, batch: BatchTensors, seqs: list[int]) -> Batched:
+        device, query_len = batch.positions.device, batch.query_lens[seqs[0]]
         seq_idx = torch.tensor(seqs, device=device)
-        length = max(batch.seq_lens_list[seq] for seq in seqs)
-        place = torch.arange(length, device=device)
-        slots = batch.block_tables[seq_idx][:, place // block_size] * block_size + place % block_size
         starts = batch.cu_seqlens_q[seq_idx].unsqueeze(1)
         token_idx = (starts + torch.arange(query_len, device=device)).flatten()
-        return Group(token_idx, slots, batch.positions[token_idx].view(-1, query_len), query_len)
+        positions = batch.positions[token_idx].view(-1, query_len)
+        return Batched(token_idx, positions, seq_idx, max(batch.seq_lens_list[seq] for seq in seqs), query_len)
+
+    def _build_keys(self, batch: BatchTensors, batched: Batched, group: int, window: int | None) -> Keys:
+        """Keys before the first query's window are left out: their blocks may be somebody else's by now."""
+        first = 0 if window is None else max(0, int(batched.positions.min()) - window + 1)
+        places = torch.arange(first, batched.seq_len, device=batched.positions.device)
+        tables = batch.block_tables[group][batched.seq_idx]
+        slots = tables[:, places // self._block_size] * self._block_size + places % self._block_size
+        return Keys(places, slots, reference.causal_mask(batched.positions, places, window))
 
 
 def group_by_length(query_lens: list[int], seq_lens: list[int]) -> list[list[int]]:

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from engine.models.spec import Activation, DecoderSpec
+from kvcache.storage import LayerCache
 
 
 class PagedStep(NamedTuple):
@@ -14,14 +15,16 @@ class PagedStep(NamedTuple):
     Attributes:
         k_caches: a layer each [num_blocks, block_size, num_kv_heads, k_head_dim].
         v_caches: a layer each [num_blocks, block_size, num_kv_heads, v_head_dim].
-        slot_mapping: [num_tokens] int64.
-        block_tables: [num_seqs, max_blocks] int64.
+        groups: of each layer: which row of the next two is its own.
+        slot_mapping: [num_groups, num_tokens] int64.
+        block_tables: [num_groups, num_seqs, max_blocks] int64.
         cu_seqlens_q: [num_seqs + 1] int64.
         seq_lens: [num_seqs] int64.
     """
 
     k_caches: list[Tensor]
     v_caches: list[Tensor]
+    groups: list[int]
     slot_mapping: Tensor
     block_tables: Tensor
     cu_seqlens_q: Tensor
@@ -83,15 +86,14 @@ class Kernels(Protocol):
         """Rotate the heads in place."""
         ...
 
-    def store_kv(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
-        """Write keys and values into their slots."""
+    def store_kv(self, k: Tensor, v: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
+        """Write keys and values into their slots, as 8-bit numbers and scales where the cache has those."""
         ...
 
     def paged_attention(
         self,
         q: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
+        cache: LayerCache,
         block_tables: Tensor,
         *,
         cu_seqlens_q: Tensor,

@@ -7,6 +7,7 @@ import torch
 
 from engine.kernels import reference
 from engine.models.alibi import alibi_slopes
+from kvcache.storage import LayerCache
 
 HEAD_COUNTS = range(1, 129)
 
@@ -48,7 +49,7 @@ def test_slopes_are_mpts(num_heads: int, bias_max: int) -> None:
 
 
 def test_the_bias_is_the_slope_times_the_distance() -> None:
-    bias = reference.alibi_bias(torch.tensor([0.5, 0.25]), torch.tensor([[2]]), num_keys=3)
+    bias = reference.alibi_bias(torch.tensor([0.5, 0.25]), torch.tensor([[2]]), torch.arange(3))
     assert bias.tolist() == [[[[-1.0, -0.5, 0.0]], [[-0.5, -0.25, 0.0]]]]
 
 
@@ -61,12 +62,11 @@ def test_the_softmax_scale_does_not_touch_the_bias(softmax_scale: float) -> None
     positions = torch.tensor([[num_keys - 1]])
     weights = reference.grouped_attention(
         q,
-        keys,
-        values,
+        LayerCache(keys, values),
         torch.arange(num_keys).unsqueeze(0),
-        reference.causal_mask(positions, num_keys, None),
+        reference.causal_mask(positions, torch.arange(num_keys), None),
         softmax_scale=softmax_scale,
-        bias=reference.alibi_bias(torch.tensor([slope]), positions, num_keys),
+        bias=reference.alibi_bias(torch.tensor([slope]), positions, torch.arange(num_keys)),
     )
     expected = torch.softmax(torch.tensor([-slope * distance for distance in (3, 2, 1, 0)]), -1)
     torch.testing.assert_close(weights.flatten(), expected)

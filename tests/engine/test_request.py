@@ -55,8 +55,8 @@ def test_token_ids_run_over_prompt_and_output(start: int, stop: int, expected: l
 
 def test_a_step_samples_only_after_the_newest_token() -> None:
     request = make_request("r", [1, 2, 3, 4])
-    assert not ScheduledRequest(request, 0, 3, [0]).samples
-    assert ScheduledRequest(request, 3, 1, [0]).samples
+    assert not ScheduledRequest(request, 0, 3, [[0]]).samples
+    assert ScheduledRequest(request, 3, 1, [[0]]).samples
 
 
 def test_requests_and_deltas_survive_msgpack() -> None:

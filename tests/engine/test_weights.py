@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoints.errors import CheckpointError
+from engine.admission import check_request
 from engine.checkpoint import read_checkpoint
 from engine.core import EngineCore
-from engine.errors import EngineError, KVCapacityError, ModelLoadError
+from engine.errors import EngineError, KVCapacityError, ModelLoadError, RequestRefusedError
 from engine.models.tensor_names import build_weight_map
 from engine.weights import load_parameters
 from tests.engine.parity.oracles import build_oracle, save
@@ -158,8 +159,24 @@ def test_a_context_beyond_the_models(folder: Path, load: Load) -> None:
 
 def test_a_pool_too_small_names_the_longest_context_that_fits(folder: Path, load: Load) -> None:
     with pytest.raises(KVCapacityError, match=r"needs 196608 bytes .* 100000 are available; .* fits is 128 tokens"):
-        load(folder, kv_cache_memory_bytes=100_000)
+        load(folder, kv_cache_memory_bytes=100_000, max_model_len=256)
     load(folder, kv_cache_memory_bytes=100_000, max_model_len=128)
+
+
+def test_without_a_length_the_pool_sets_it(folder: Path, load: Load) -> None:
+    info = load(folder, kv_cache_memory_bytes=100_000).info
+    assert (info.max_model_len, info.longest_context) == (128, 256)
+    too_long = make_request("r", prompt(120), max_tokens=30)
+    with pytest.raises(
+        RequestRefusedError, match=r"98304 bytes holds a context of 128 tokens.* 150 together"
+    ) as refused:
+        check_request(too_long, info)
+    assert refused.value.code == "kv_capacity_exceeded"
+    with pytest.raises(RequestRefusedError) as refused:
+        check_request(make_request("r", prompt(120), max_tokens=200), info)
+    assert refused.value.code == "context_length_exceeded"
+    with pytest.raises(KVCapacityError, match="request of 1 tokens needs 3072 bytes"):
+        load(folder, kv_cache_memory_bytes=1000)
 
 
 def test_gpt2_without_its_prefix(tmp_path: Path, load: Load) -> None:

@@ -8,10 +8,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kvcache.block_pool import PoolIntegrityError
 from kvcache.geometry import KVGeometry, LayerGeometry
-from kvcache.manager import KVCacheManager, UnknownRequestError
+from kvcache.manager import NO_BLOCK, KVCacheManager, UnknownRequestError
+from kvcache.prefix import block_hashes, group_hash, root_hash
 
 BLOCK_SIZE = 4
 GEOMETRY = KVGeometry((LayerGeometry(4, 2, 8, 8),), dtype_bytes=2, block_size=BLOCK_SIZE)
+
+
+WINDOW = LayerGeometry(4, 2, 8, 8, sliding_window=6)
+HYBRID = KVGeometry((WINDOW, LayerGeometry(4, 2, 8, 8), WINDOW), dtype_bytes=2, block_size=BLOCK_SIZE)
+WINDOWED = KVGeometry((WINDOW, WINDOW), dtype_bytes=2, block_size=BLOCK_SIZE)
 
 
 def manager(num_blocks: int = 8, *, enable_prefix_cache: bool = True) -> KVCacheManager:
@@ -26,39 +32,35 @@ def compute(kv: KVCacheManager, request_id: str, token_ids: Sequence[int], *, sa
     return num_cached_tokens
 
 
+def block_table(kv: KVCacheManager, request_id: str) -> list[int]:
+    [table] = kv.block_tables(request_id)
+    return table
+
+
 def counts(kv: KVCacheManager) -> tuple[int, int, int]:
     return kv.num_free_blocks, kv.num_used_blocks, kv.num_cached_blocks
 
 
-def test_capacity() -> None:
-    kv = manager(8)
-    assert (kv.num_blocks, kv.max_tokens) == (8, 32)
-    assert kv.can_ever_hold(32)
-    assert not kv.can_ever_hold(33)
-
-
 def test_the_block_table_grows_in_place_and_never_shrinks() -> None:
     kv = manager()
-    table = kv.allocate_slots("a", 1)
-    assert table is not None
+    tables = kv.allocate_slots("a", 1)
+    assert tables is not None
+    [table] = tables
     assert len(table) == 1
-    assert kv.allocate_slots("a", 4) is table
-    assert len(table) == 1
-    assert kv.allocate_slots("a", 5) is table
-    assert len(table) == 2
-    assert kv.allocate_slots("a", 2) is table
-    assert kv.block_table("a") is table
-    assert len(table) == 2
+    for num_tokens, num_blocks in ((4, 1), (5, 2), (2, 2)):
+        assert kv.allocate_slots("a", num_tokens) is tables
+        assert kv.block_tables("a")[0] is table
+        assert len(table) == num_blocks
 
 
 def test_no_room_now_changes_nothing() -> None:
     kv = manager(3)
-    table = list(kv.allocate_slots("a", 8) or [])
+    table = list((kv.allocate_slots("a", 8) or [[]])[0])
     assert kv.allocate_slots("a", 13) is None
-    assert kv.block_table("a") == table
+    assert block_table(kv, "a") == table
     assert kv.allocate_slots("b", 5) is None
     with pytest.raises(UnknownRequestError):
-        kv.block_table("b")
+        block_table(kv, "b")
     assert counts(kv) == (1, 2, 0)
 
 
@@ -69,7 +71,7 @@ def test_unknown_requests_raise() -> None:
     with pytest.raises(UnknownRequestError, match="'a' holds no blocks"):
         kv.free("a")
     with pytest.raises(KeyError):
-        kv.block_table("a")
+        block_table(kv, "a")
     with pytest.raises(UnknownRequestError):
         kv.commit_tokens("a", 0, lambda start, stop: [])
 
@@ -79,8 +81,8 @@ def test_a_second_request_shares_the_full_blocks_of_the_first() -> None:
     prompt = list(range(10))
     assert compute(kv, "a", prompt) == 0
     assert compute(kv, "b", prompt) == 8
-    assert kv.block_table("a")[:2] == kv.block_table("b")[:2]
-    assert kv.block_table("a")[2] != kv.block_table("b")[2]
+    assert block_table(kv, "a")[:2] == block_table(kv, "b")[:2]
+    assert block_table(kv, "a")[2] != block_table(kv, "b")[2]
     assert kv.num_used_blocks == 4
     assert kv.num_filled_slots == 8 + 2 + 2
     kv.check_integrity()
@@ -196,10 +198,10 @@ def test_a_looked_up_prefix_survives_a_full_pool() -> None:
 def test_a_preempted_request_finds_its_own_blocks() -> None:
     kv = manager()
     compute(kv, "a", range(11))
-    table = list(kv.block_table("a"))
+    table = list(block_table(kv, "a"))
     kv.free("a")
     assert kv.find_cached_prefix("a", list(range(11))) == 8
-    assert kv.block_table("a") == table[:2]
+    assert block_table(kv, "a") == table[:2]
 
 
 def test_a_known_request_is_not_looked_up_again() -> None:
@@ -242,15 +244,15 @@ def test_commit_refuses_a_wrong_number_of_ids() -> None:
 
 
 def corrupt_table(kv: KVCacheManager) -> None:
-    kv.block_table("a").append(7)
+    block_table(kv, "a").append(7)
 
 
 def corrupt_table_twice(kv: KVCacheManager) -> None:
-    kv.block_table("a").append(kv.block_table("a")[0])
+    block_table(kv, "a").append(block_table(kv, "a")[0])
 
 
 def corrupt_missing(kv: KVCacheManager) -> None:
-    kv.block_table("b").pop()
+    block_table(kv, "b").pop()
 
 
 def corrupt_tokens(kv: KVCacheManager) -> None:
@@ -271,63 +273,90 @@ def test_check_integrity_finds(corrupt) -> None:  # type: ignore[no-untyped-def]
 class ManagerMachine(RuleBasedStateMachine):
     """Random requests against a model that remembers which tokens every block was written with."""
 
+    GEOMETRY = GEOMETRY
     NUM_BLOCKS = 8
 
     def __init__(self) -> None:
         super().__init__()
-        self.kv = manager(self.NUM_BLOCKS)
+        self.kv = KVCacheManager(self.GEOMETRY, self.NUM_BLOCKS, enable_prefix_cache=True)
         self.tokens: dict[str, list[int]] = {}
         self.salts: dict[str, str] = {}
         self.num_computed: dict[str, int] = {}
-        self.written: dict[int, tuple[str, tuple[int, ...]]] = {}
-        """Block id -> salt and all tokens up to the end of the block, when it was last written full."""
+        self.written: dict[int, tuple[int, str, tuple[int, ...]]] = {}
+        """Block id -> group, salt and all tokens up to the end of the block, when it was last written full."""
         self.num_requests = 0
 
     def _pick(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(sorted(self.tokens)))
 
+    def _held(self, request_id: str) -> list[tuple[int, int, int]]:
+        """(group, place, block) of every block that a request holds."""
+        tables = self.kv.block_tables(request_id)
+        assert len({len(table) for table in tables}) == 1
+        return [(g, i, b) for g, table in enumerate(tables) for i, b in enumerate(table) if b != NO_BLOCK]
+
+    def _used(self) -> set[int]:
+        return {block_id for request_id in self.tokens for _, _, block_id in self._held(request_id)}
+
+    def _assert_windows_are_there(self, request_id: str) -> None:
+        """Of each group: what the next token sees, and whatever comes after it."""
+        for group, layers in enumerate(self.GEOMETRY.groups):
+            first = layers.first_block(self.num_computed[request_id], BLOCK_SIZE)
+            assert NO_BLOCK not in self.kv.block_tables(request_id)[group][first:]
+
     @rule(token_ids=st.lists(st.integers(0, 1), max_size=20), salt=st.sampled_from(["", "s"]))
     def find_cached_prefix(self, token_ids: list[int], salt: str) -> None:
         request_id = f"r{self.num_requests}"
         self.num_requests += 1
+        expected = longest_prefix(self.kv, token_ids, salt)
         num_cached_tokens = self.kv.find_cached_prefix(request_id, token_ids, salt=salt)
-        assert num_cached_tokens % BLOCK_SIZE == 0
+        assert num_cached_tokens == expected
         assert num_cached_tokens <= max(0, len(token_ids) - 1)
-        table = self.kv.block_table(request_id)
-        assert len(table) * BLOCK_SIZE == num_cached_tokens
-        for i, block_id in enumerate(table):
-            assert self.written[block_id] == (salt, tuple(token_ids[: (i + 1) * BLOCK_SIZE]))
+        assert all(len(table) * BLOCK_SIZE == num_cached_tokens for table in self.kv.block_tables(request_id))
+        for group, place, block_id in self._held(request_id):
+            assert self.written[block_id] == (group, salt, tuple(token_ids[: (place + 1) * BLOCK_SIZE]))
         self.tokens[request_id], self.salts[request_id] = token_ids, salt
         self.num_computed[request_id] = num_cached_tokens
+        self._assert_windows_are_there(request_id)
 
     @precondition(lambda self: self.tokens)
     @rule(data=st.data(), num_tokens=st.integers(0, 20))
     def allocate_slots(self, data: st.DataObject, num_tokens: int) -> None:
         request_id = self._pick(data)
-        before = list(self.kv.block_table(request_id))
-        used = {block_id for other in self.tokens for block_id in self.kv.block_table(other)}
-        num_missing = max(0, GEOMETRY.num_blocks(num_tokens) - len(before))
-        table = self.kv.allocate_slots(request_id, num_tokens)
-        assert (table is None) == (num_missing > self.NUM_BLOCKS - len(used))
-        after = self.kv.block_table(request_id)
-        assert after[: len(before)] == before
-        new = after[len(before) :]
-        assert len(new) == (num_missing if table is not None else 0)
-        assert not set(new) & used
-        for block_id in new:
-            self.written.pop(block_id, None)
+        before = [list(table) for table in self.kv.block_tables(request_id)]
+        used_by_others = self._used() - {block_id for _, _, block_id in self._held(request_id)}
+        tables = self.kv.allocate_slots(request_id, num_tokens)
+        self._assert_windows_are_there(request_id)
+        places = max(len(before[0]), -(-num_tokens // BLOCK_SIZE) if tables is not None else 0)
+        kept = 0
+        for group, table in enumerate(self.kv.block_tables(request_id)):
+            first = min(self.GEOMETRY.groups[group].first_block(self.num_computed[request_id], BLOCK_SIZE), len(table))
+            assert len(table) == places
+            assert table[:first] == [NO_BLOCK] * first
+            assert table[first : len(before[group])] == before[group][first:]
+            kept += len(before[group][first:])
+            for block_id in table[len(before[group]) :]:
+                assert block_id not in used_by_others
+                self.written.pop(block_id, None)
+        num_missing = max(0, -(-num_tokens // BLOCK_SIZE) - len(before[0])) * len(before)
+        free_for_it = self.NUM_BLOCKS - len(
+            used_by_others | {b for _, i, b in self._held(request_id) if i < len(before[0])}
+        )
+        assert (tables is None) == (num_missing > free_for_it)
 
     @precondition(lambda self: self.tokens)
     @rule(data=st.data(), new_token_ids=st.lists(st.integers(0, 1), max_size=6))
     def commit_tokens(self, data: st.DataObject, new_token_ids: list[int]) -> None:
         request_id = self._pick(data)
-        tokens, table = self.tokens[request_id], self.kv.block_table(request_id)
+        tokens, tables = self.tokens[request_id], self.kv.block_tables(request_id)
         tokens.extend(new_token_ids)
-        most = min(len(tokens), len(table) * BLOCK_SIZE)
-        num_computed = data.draw(st.integers(self.num_computed[request_id], most))
+        before, most = self.num_computed[request_id], min(len(tokens), len(tables[0]) * BLOCK_SIZE)
+        num_computed = data.draw(st.integers(before, most))
         self.kv.commit_tokens(request_id, num_computed, lambda start, stop: tokens[start:stop])
-        for i in range(self.num_computed[request_id] // BLOCK_SIZE, num_computed // BLOCK_SIZE):
-            self.written[table[i]] = (self.salts[request_id], tuple(tokens[: (i + 1) * BLOCK_SIZE]))
+        for group, table in enumerate(tables):
+            for place in range(before // BLOCK_SIZE, num_computed // BLOCK_SIZE):
+                content = tuple(tokens[: (place + 1) * BLOCK_SIZE])
+                self.written[table[place]] = (group, self.salts[request_id], content)
         self.num_computed[request_id] = num_computed
 
     @precondition(lambda self: self.tokens)
@@ -346,8 +375,8 @@ class ManagerMachine(RuleBasedStateMachine):
         filled = {
             (block_id, offset)
             for request_id, num_computed in self.num_computed.items()
-            for i, block_id in enumerate(self.kv.block_table(request_id))
-            for offset in range(min(BLOCK_SIZE, num_computed - i * BLOCK_SIZE))
+            for _, place, block_id in self._held(request_id)
+            for offset in range(min(BLOCK_SIZE, num_computed - place * BLOCK_SIZE))
         }
         assert self.kv.num_filled_slots == len(filled)
 
@@ -360,8 +389,62 @@ class ManagerMachine(RuleBasedStateMachine):
         assert self.kv.num_free_blocks + self.kv.num_cached_blocks == self.NUM_BLOCKS
 
 
+class HybridMachine(ManagerMachine):
+    """A full layer and two with a window of 6 tokens: three groups, three tables."""
+
+    GEOMETRY = HYBRID
+    NUM_BLOCKS = 24
+
+
+class WindowedMachine(ManagerMachine):
+    """Every layer has a window."""
+
+    GEOMETRY = WINDOWED
+
+
 TestManagerMachine = ManagerMachine.TestCase
-TestManagerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestHybridMachine = HybridMachine.TestCase
+TestWindowedMachine = WindowedMachine.TestCase
+for case in (TestManagerMachine, TestHybridMachine, TestWindowedMachine):
+    case.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+del case  # or pytest would find the last one twice
+
+
+def longest_prefix(kv: KVCacheManager, token_ids: list[int], salt: str) -> int:
+    """The longest cached prefix, by trying all."""
+    hashes = list(block_hashes(token_ids[:-1], BLOCK_SIZE, root_hash(salt)))
+    for num_blocks in range(len(hashes), 0, -1):
+        needed = [
+            group_hash(hashes[place], group)
+            for group, layers in enumerate(kv.geometry.groups)
+            for place in range(layers.first_block(num_blocks * BLOCK_SIZE, BLOCK_SIZE), num_blocks)
+        ]
+        if all(kv._pool.lookup(block_hash) is not None for block_hash in needed):
+            return num_blocks * BLOCK_SIZE
+    return 0
+
+
+def test_a_window_holds_only_what_it_still_needs() -> None:
+    kv = KVCacheManager(HYBRID, 24, enable_prefix_cache=False)
+    kv.find_cached_prefix("a", [])
+    for num_tokens in range(1, 41):
+        assert kv.allocate_slots("a", num_tokens) is not None
+        kv.commit_tokens("a", num_tokens, range)
+        assert kv.num_used_blocks <= HYBRID.num_blocks(num_tokens)
+    full, *windows = kv.block_tables("a")
+    assert NO_BLOCK not in full
+    # Token 39 sees tokens 34 to 39, in the blocks 8 and 9.
+    assert [[place for place, block in enumerate(table) if block != NO_BLOCK] for table in windows] == [[8, 9]] * 2
+
+
+def test_a_block_that_the_window_passed_can_be_found_until_it_is_evicted() -> None:
+    kv = KVCacheManager(HYBRID, 24, enable_prefix_cache=True)
+    compute(kv, "a", range(20))
+    kv.allocate_slots("a", 21)
+    assert kv.num_cached_blocks == 2 * 3  # places 0, 1 and 2 of both windows
+    assert kv.find_cached_prefix("b", list(range(9))) == 8
+    assert kv.find_cached_prefix("c", list(range(30))) == 20
+    kv.check_integrity()
 
 
 def test_ten_thousand_random_operations_lose_nothing() -> None:
@@ -388,3 +471,53 @@ def test_ten_thousand_random_operations_lose_nothing() -> None:
     kv.check_integrity()
     assert kv.num_used_blocks == 0
     assert kv.num_free_blocks + kv.num_cached_blocks == 64
+
+
+@pytest.mark.parametrize("enable_prefix_cache", [True, False], ids=["cached", "uncached"])
+@pytest.mark.parametrize("geometry", [GEOMETRY, HYBRID, WINDOWED], ids=["full", "hybrid", "windowed"])
+def test_ten_thousand_random_starts_steps_and_ends(geometry: KVGeometry, enable_prefix_cache: bool) -> None:
+    """Requests that also grow, so that windows pass blocks that others share; the books are checked after each operation."""
+    rng, num_blocks = random.Random(1), 64
+    kv = KVCacheManager(geometry, num_blocks, enable_prefix_cache=enable_prefix_cache)
+    running: dict[str, list[int]] = {}
+    ended = refused = found = 0
+    for i in range(10_000):
+        choice = rng.random()
+        if not running or choice < 0.2:
+            token_ids = [rng.randrange(2) for _ in range(rng.randrange(1, 40))]
+            found += kv.find_cached_prefix(f"r{i}", token_ids)
+            running[f"r{i}"] = token_ids
+        elif choice < 0.85:
+            request_id, token_ids = rng.choice(list(running.items()))
+            token_ids += [rng.randrange(2) for _ in range(rng.randrange(3))]
+            if kv.allocate_slots(request_id, len(token_ids), num_spare_blocks=rng.randrange(3)) is None:
+                refused += 1
+                kv.free(request_id)
+                del running[request_id]
+            else:
+                kv.commit_tokens(request_id, len(token_ids), lambda start, stop, ids=token_ids: ids[start:stop])
+        else:
+            ended += 1
+            request_id = rng.choice(list(running))
+            del running[request_id]
+            kv.free(request_id)
+        kv.check_integrity()
+        assert sum(counts(kv)) == num_blocks
+    assert min(ended, refused) > 100
+    assert (found > 0) == enable_prefix_cache
+    for request_id in running:
+        kv.free(request_id)
+    kv.check_integrity()
+    assert kv.num_used_blocks == 0
+
+
+def test_spare_blocks_stay_free_or_cached() -> None:
+    kv = manager(8)
+    compute(kv, "a", range(8))
+    kv.free("a")
+    assert counts(kv) == (6, 0, 2)
+    assert kv.allocate_slots("b", 24, num_spare_blocks=3) is None
+    assert counts(kv) == (6, 0, 2)
+    assert kv.allocate_slots("b", 24, num_spare_blocks=2) is not None
+    assert counts(kv) == (0, 6, 2)
+    assert kv.allocate_slots("b", 24, num_spare_blocks=9) is not None, "nothing is missing"

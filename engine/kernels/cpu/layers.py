@@ -3,31 +3,19 @@
 import ctypes
 from collections.abc import Mapping
 
-import msgspec
 import torch
 from torch import Tensor
 
 from engine.kernels.base import PagedStep
-from engine.kernels.cpu.library import ACTIVATIONS, DTYPES, NO_WINDOW, native_library
-from engine.models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec, RopeSpec
-
-KNOWN_FIELDS: dict[type[msgspec.Struct], str] = {
-    DecoderSpec: "architecture vocab_size hidden_size max_position_embeddings layers norm head embedding",
-    LayerSpec: "num_q_heads num_kv_heads k_head_dim v_head_dim softmax_scale sliding_window mlp rope has_qkv_bias"
-    " has_o_bias",
-    NormSpec: "kind eps",
-    MLPSpec: "intermediate_size activation is_gated has_bias",
-    RopeSpec: "theta rotary_dim attention_factor scaling",
-}
-"""What the native layers know of a spec; embedding, head and the table of angles are none of their business. A model
-that sets anything else runs layer by layer."""
-
+from engine.kernels.coverage import ACTIVATIONS, dense_mlp, scratch_widths
+from engine.kernels.cpu.library import DTYPES, NO_WINDOW, native_library
+from engine.models.spec import DecoderSpec
 
 _POINTERS = (
     *("attention_norm", "qkv", "qkv_bias", "o", "o_bias"),
     *("mlp_norm", "up", "up_bias", "down", "down_bias", "k_cache", "v_cache"),
 )
-_SIZES = ("num_q_heads", "num_kv_heads", "k_head_dim", "v_head_dim", "window", "intermediate_size")
+_SIZES = ("num_q_heads", "num_kv_heads", "k_head_dim", "v_head_dim", "window", "intermediate_size", "group")
 _STEP_POINTERS = (
     *("x", "normed", "qkv", "attended", "up", "activated", "cos", "sin"),
     *("slot_mapping", "block_tables", "cu_seqlens_q", "seq_lens"),
@@ -56,51 +44,11 @@ class _Step(ctypes.Structure):
     )
 
 
-def can_run(spec: DecoderSpec) -> bool:
-    """Whether the native layers compute this model.
-
-    That is: RMSNorm, dense MLPs with one native activation, one rope in all layers, nothing that they do not know.
-    """
-    first = spec.layers[0]
-    structs: list[msgspec.Struct] = [spec, spec.norm, *spec.layers, *(layer.mlp for layer in spec.layers)]
-    structs += [layer.rope for layer in spec.layers if layer.rope]
-    return (
-        all(_sets_known_fields_only(struct) for struct in structs)
-        and spec.norm.kind is NormKind.RMS
-        and all(layer.rope == first.rope for layer in spec.layers)
-        and len({_kind_of_mlp(layer) for layer in spec.layers}) == 1
-        and _dense(first).activation in ACTIVATIONS
-    )
-
-
-def _dense(layer: LayerSpec) -> MLPSpec:
-    """The MLP of a layer without experts.
-
-    Raises:
-        TypeError: it has experts.
-    """
-    if not isinstance(layer.mlp, MLPSpec):
-        raise TypeError("native layers have no experts")
-    return layer.mlp
-
-
-def _kind_of_mlp(layer: LayerSpec) -> tuple[Activation, bool]:
-    return _dense(layer).activation, _dense(layer).is_gated
-
-
-def _sets_known_fields_only(struct: msgspec.Struct) -> bool:
-    known = next((fields for kind, fields in KNOWN_FIELDS.items() if isinstance(struct, kind)), "").split()
-    return all(
-        field.name in known or (field.required is False and getattr(struct, field.name) == field.default)
-        for field in msgspec.structs.fields(struct)
-    )
-
-
 class NativeLayers:
     """The layers of one model.
 
     Args:
-        spec: `can_run` it.
+        spec: engine.kernels.coverage says that they `can_fuse` it.
         parameters: every name of spec.parameter_shapes(), contiguous, in one dtype of the kernels', on the CPU.
         num_threads: that share the work.
 
@@ -112,7 +60,7 @@ class NativeLayers:
         self._run = native_library().hc_layers
         self._dtype = parameters["embed.weight"].dtype
         self._spec = spec
-        rope, mlp = spec.layers[0].rope, _dense(spec.layers[0])
+        rope, mlp = spec.layers[0].rope, dense_mlp(spec.layers[0])
         self._kept = [t for name, t in parameters.items() if name.startswith("layers.")]
         _check_parameters(spec, parameters, self._dtype)
         self._layers = (_Layer * spec.num_layers)(
@@ -127,7 +75,7 @@ class NativeLayers:
             is_gated=mlp.is_gated,
             num_threads=num_threads,
         )
-        self._widths = _scratch_widths(spec)
+        self._widths = scratch_widths(spec)
         self._caches: tuple[Tensor, ...] = ()
 
     def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, paged: PagedStep) -> Tensor:
@@ -156,7 +104,7 @@ class NativeLayers:
         step.slot_mapping, step.block_tables = paged.slot_mapping.data_ptr(), paged.block_tables.data_ptr()
         step.cu_seqlens_q, step.seq_lens = paged.cu_seqlens_q.data_ptr(), paged.seq_lens.data_ptr()
         step.num_tokens = num_tokens
-        step.num_seqs, step.max_blocks = paged.block_tables.shape
+        step.num_seqs, step.max_blocks = paged.block_tables.shape[1:]
         step.block_size = paged.k_caches[0].shape[1]
         if self._run(self._layers, len(self._layers), ctypes.byref(step)):
             raise MemoryError(f"no scratch memory for a step of {num_tokens} tokens")
@@ -168,21 +116,22 @@ class NativeLayers:
         if len(caches) == len(self._caches) and caches[0] is self._caches[0]:
             return
         pairs = zip(paged.k_caches, paged.v_caches, strict=True)
-        for layer, spec, (k, v) in zip(self._layers, self._spec.layers, pairs, strict=True):
+        for layer, group, spec, (k, v) in zip(self._layers, paged.groups, self._spec.layers, pairs, strict=True):
+            layer.group = group
             for name, cache, head_dim in (("k", k, spec.k_head_dim), ("v", v, spec.v_head_dim)):
                 _check(f"{name}_cache", cache, (*k.shape[:2], spec.num_kv_heads, head_dim), self._dtype)
             layer.k_cache, layer.v_cache = k.data_ptr(), v.data_ptr()
         self._caches = caches
 
     def _check_step(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, paged: PagedStep) -> None:
-        num_tokens, (num_seqs, max_blocks) = x.shape[0], paged.block_tables.shape
+        num_tokens, (num_groups, num_seqs, max_blocks) = x.shape[0], paged.block_tables.shape
         _check("x", x, (num_tokens, self._spec.hidden_size), self._dtype)
         if (angles is None) != (self._step.half == 0):
             raise ValueError("angles: expected for a model with rotary embedding, and for no other")
         for name, tensor in zip(("cos", "sin"), angles or (), strict=False):
             _check(name, tensor, (num_tokens, self._step.half), torch.float32)
-        _check("slot_mapping", paged.slot_mapping, (num_tokens,), torch.int64)
-        _check("block_tables", paged.block_tables, (num_seqs, max_blocks), torch.int64)
+        _check("slot_mapping", paged.slot_mapping, (num_groups, num_tokens), torch.int64)
+        _check("block_tables", paged.block_tables, (num_groups, num_seqs, max_blocks), torch.int64)
         _check("cu_seqlens_q", paged.cu_seqlens_q, (num_seqs + 1,), torch.int64)
         _check("seq_lens", paged.seq_lens, (num_seqs,), torch.int64)
 
@@ -195,28 +144,17 @@ def _describe(spec: DecoderSpec, layer_idx: int, parameters: Mapping[str, Tensor
         k_head_dim=layer.k_head_dim,
         v_head_dim=layer.v_head_dim,
         window=NO_WINDOW if layer.sliding_window is None else layer.sliding_window,
-        intermediate_size=_dense(layer).intermediate_size,
+        intermediate_size=dense_mlp(layer).intermediate_size,
         softmax_scale=layer.softmax_scale,
         attention_norm=parameters[f"{prefix}.attention_norm.weight"].data_ptr(),
         mlp_norm=parameters[f"{prefix}.mlp_norm.weight"].data_ptr(),
     )
-    names = {"qkv": "qkv", "o": "o", "up": _dense(layer).up_name, "down": "down"}
+    names = {"qkv": "qkv", "o": "o", "up": dense_mlp(layer).up_name, "down": "down"}
     for field, name in names.items():
         bias = parameters.get(f"{prefix}.{name}.bias")
         setattr(result, field, parameters[f"{prefix}.{name}.weight"].data_ptr())
         setattr(result, f"{field}_bias", None if bias is None else bias.data_ptr())
     return result
-
-
-def _scratch_widths(spec: DecoderSpec) -> tuple[int, int, int, int, int]:
-    """Columns of normed, qkv, attended, up and activated."""
-    return (
-        spec.hidden_size,
-        max(layer.q_width + layer.k_width + layer.v_width for layer in spec.layers),
-        max(layer.o_width for layer in spec.layers),
-        max(_dense(layer).up_width for layer in spec.layers),
-        max(_dense(layer).intermediate_size for layer in spec.layers),
-    )
 
 
 def _check_parameters(spec: DecoderSpec, parameters: Mapping[str, Tensor], dtype: torch.dtype) -> None:

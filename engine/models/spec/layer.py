@@ -98,7 +98,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
 
     def kv_geometry(self) -> LayerGeometry:
         """The heads that the KV cache keeps."""
-        return LayerGeometry(self.num_q_heads, self.num_kv_heads, self.k_head_dim, self.v_head_dim)
+        return LayerGeometry(self.num_q_heads, self.num_kv_heads, self.k_head_dim, self.v_head_dim, self.sliding_window)
 
     def shapes(self, hidden_size: int, vocab_size: int) -> dict[str, tuple[int, ...]]:
         """The parameters of attention and feed-forward part, without the norms around them."""

@@ -30,9 +30,9 @@ def test_a_group_wastes_no_more_than_its_share() -> None:
 
 
 def test_causal_mask() -> None:
-    mask = reference.causal_mask(torch.tensor([2, 3]), 4, None)
+    mask = reference.causal_mask(torch.tensor([2, 3]), torch.arange(4), None)
     assert mask.tolist() == [[True, True, True, False], [True] * 4]
-    mask = reference.causal_mask(torch.tensor([2, 3]), 4, 2)
+    mask = reference.causal_mask(torch.tensor([2, 3]), torch.arange(4), 2)
     assert mask.tolist() == [[False, True, True, False], [False, False, True, True]]
 
 
@@ -42,8 +42,7 @@ def test_paged_attention_equals_naive(num_kv_heads: int, window: int | None) -> 
     case = make_case(Shape(num_kv_heads=num_kv_heads, v_head_dim=24), *RAGGED, torch.float64, unused=0)
     out = reference.paged_attention(
         case.q,
-        case.k_cache,
-        case.v_cache,
+        case.cache,
         case.block_tables,
         cu_seqlens_q=case.cu_seqlens_q,
         seq_lens=case.seq_lens,
@@ -110,5 +109,5 @@ def _schedule(case: Case) -> ScheduledBatch:
     for seq, seq_len in enumerate(case.seq_lens.tolist()):
         query_len = int(case.cu_seqlens_q[seq + 1] - case.cu_seqlens_q[seq])
         request = Request(request_id=str(seq), prompt_token_ids=[0] * seq_len, sampling_params=SamplingParams())
-        items.append(ScheduledRequest(request, seq_len - query_len, query_len, case.block_tables[seq].tolist()))
+        items.append(ScheduledRequest(request, seq_len - query_len, query_len, [case.block_tables[seq].tolist()]))
     return ScheduledBatch(items)

@@ -14,7 +14,7 @@ from engine.attention.reference import ReferenceBackend
 from engine.batch import build_batch
 from engine.kernels import cpu, reference
 from engine.kernels.base import Kernels
-from engine.kernels.cpu.layers import can_run
+from engine.kernels.coverage import can_fuse
 from engine.models.decoder import Decoder
 from engine.models.spec import (
     Activation,
@@ -59,15 +59,15 @@ OTHER_HEADS = {"num_q_heads": 4, "num_kv_heads": 1, "v_head_dim": 24, "sliding_w
 NORM = NormSpec(NormKind.RMS, 1e-5)
 
 
-def make_spec(norm: NormSpec = NORM, **changes: Any) -> DecoderSpec:
-    """Two layers of different attention, every bias; `changes` are fields of both."""
+def make_spec(norm: NormSpec = NORM, *, other: dict[str, Any] = OTHER_HEADS, **changes: Any) -> DecoderSpec:
+    """Two layers, every bias; `changes` are fields of both, `other` what the second has otherwise."""
     first = msgspec.structs.replace(LAYER, **changes)
     return DecoderSpec(
         architecture="Test",
         vocab_size=50,
         hidden_size=40,
         max_position_embeddings=64,
-        layers=(first, msgspec.structs.replace(first, **OTHER_HEADS)),
+        layers=(first, msgspec.structs.replace(first, **other)),
         norm=norm,
         head=HeadSpec(is_tied=True, norm=norm),
     )
@@ -83,14 +83,18 @@ def hidden_states(
 ) -> Tensor:
     """Two steps: a ragged prefill, then one token of each with a new prompt beside them."""
     dtype, device = parameters["embed.weight"].dtype, torch.device("cpu")
-    storage = KVStorage(spec.kv_geometry(dtype.itemsize, BLOCK_SIZE), 40, dtype, device)
+    geometry = spec.kv_geometry(dtype.itemsize, BLOCK_SIZE)
+    storage = KVStorage(geometry, 40 * len(geometry.groups), dtype, device)
     decoder, attention = Decoder(spec, parameters, 64, kernels), backend(spec, storage)
     prompts = [[i % 50 for i in range(length)] for length in (17, 1, 6)]
     requests = [
         Request(request_id=str(i), prompt_token_ids=[*ids, 7], sampling_params=SamplingParams())
         for i, ids in enumerate([*prompts, [3] * 11])
     ]
-    tables = [list(range(start, start + 10)) for start in (30, 0, 20, 10)]
+    tables = [
+        [list(range(40 * group + start, 40 * group + start + 10)) for group in range(len(geometry.groups))]
+        for start in (30, 0, 20, 10)
+    ]
     first = [ScheduledRequest(requests[i], 0, len(ids), tables[i]) for i, ids in enumerate(prompts)]
     second = [ScheduledRequest(requests[i], len(ids), 1, tables[i]) for i, ids in enumerate(prompts)]
     second.append(ScheduledRequest(requests[3], 0, 12, tables[3]))
@@ -108,6 +112,7 @@ SPECS = {
     "partial-rope": {"rope": RopeSpec(theta=100.0, rotary_dim=8)},
     "scaled-rope": {"rope": RopeSpec(theta=100.0, rotary_dim=16, scaling=LinearScaling(4.0), attention_factor=1.2)},
     "plain-mlp": {"mlp": MLPSpec(56, Activation.RELU, is_gated=False, has_bias=False)},
+    "two-block-tables": {"other": {"sliding_window": 5}},
     "no-biases": {"has_qkv_bias": False, "has_o_bias": False},
 }
 
@@ -118,7 +123,7 @@ def test_equals_the_kernels_one_by_one(name: str, dtype: torch.dtype, native: Na
     spec = make_spec(**SPECS[name])
     parameters = make_parameters(spec, dtype)
     together = hidden_states(spec, parameters, native(dtype), CpuBackend)
-    assert can_run(spec)
+    assert can_fuse(spec)
     assert torch.equal(together, hidden_states(spec, parameters, LayerByLayer(dtype), CpuBackend))
 
 
@@ -139,9 +144,9 @@ def test_what_the_native_layers_do_not_know_runs_layer_by_layer() -> None:
 
     new_layer = NewLayerSpec(**msgspec.structs.asdict(LAYER))
     spec = make_spec()
-    assert can_run(spec)
-    assert can_run(msgspec.structs.replace(spec, layers=(new_layer,)))
-    assert not can_run(msgspec.structs.replace(spec, layers=(msgspec.structs.replace(new_layer, new_feature=30.0),)))
+    assert can_fuse(spec)
+    assert can_fuse(msgspec.structs.replace(spec, layers=(new_layer,)))
+    assert not can_fuse(msgspec.structs.replace(spec, layers=(msgspec.structs.replace(new_layer, new_feature=30.0),)))
 
 
 UNKNOWN: dict[str, dict[str, Any]] = {
@@ -158,13 +163,13 @@ UNKNOWN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_feature_that_is_not_in_c_runs_layer_by_layer(name: str) -> None:
-    assert not can_run(make_spec(**UNKNOWN[name]))
+    assert not can_fuse(make_spec(**UNKNOWN[name]))
 
 
 def test_layers_that_differ_in_rope_or_activation_run_layer_by_layer() -> None:
     for change in ({"rope": None}, {"mlp": MLPSpec(56, Activation.RELU, is_gated=True)}):
         layers = (LAYER, msgspec.structs.replace(LAYER, **change))
-        assert not can_run(msgspec.structs.replace(make_spec(), layers=layers))
+        assert not can_fuse(msgspec.structs.replace(make_spec(), layers=layers))
 
 
 def test_what_does_not_fit_is_refused(native: Native) -> None:

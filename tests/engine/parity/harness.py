@@ -13,6 +13,7 @@ from engine.models.decoder import Decoder
 from engine.models.tensor_names import build_weight_map
 from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
 from engine.weights import load_parameters
+from kvcache.manager import KVCacheManager
 from kvcache.storage import KVStorage
 
 BLOCK_SIZE = 4
@@ -38,8 +39,12 @@ class Served:
         weight_map = build_weight_map(checkpoint.spec, checkpoint.tensor_names)
         parameters = load_parameters(self.spec, weight_map, checkpoint.headers, dtype, CPU)
         self._decoder = Decoder(self.spec, parameters, max_model_len, select_kernels(CPU, dtype, kernels))
-        self.blocks_per_request = self.geometry.num_blocks(max_model_len)
-        self.storage = KVStorage(self.geometry, 2 * self.blocks_per_request, dtype, CPU)
+        self.num_blocks = 2 * self.geometry.num_blocks(max_model_len, num_scheduled_tokens=max_model_len)
+        self.storage = KVStorage(self.geometry, self.num_blocks, dtype, CPU)
+        for layer_idx in range(self.spec.num_layers):
+            # What no token was written to must not be seen.
+            self.storage.k(layer_idx).fill_(1e4)
+            self.storage.v(layer_idx).fill_(1e4)
         self._attention = choose_backend(self.spec, dtype, CPU, kernels)[0](self.spec, self.storage)
 
     @torch.inference_mode()
@@ -54,22 +59,24 @@ class Served:
             Request(request_id=str(i), prompt_token_ids=ids, sampling_params=SamplingParams())
             for i, ids in enumerate(sequences)
         ]
-        # Blocks in falling order: a table that is taken for consecutive would show.
-        tables = [
-            list(range((i + 1) * self.blocks_per_request - 1, i * self.blocks_per_request - 1, -1))
-            for i in range(len(sequences))
-        ]
+        manager = KVCacheManager(self.geometry, self.num_blocks, enable_prefix_cache=False)
         done = [0] * len(sequences)
         parts: list[list[Tensor]] = [[] for _ in sequences]
         for counts in steps:
             scheduled = [i for i, count in enumerate(counts) if count]
-            items = [ScheduledRequest(requests[i], done[i], counts[i], tables[i]) for i in scheduled]
+            tables = [manager.allocate_slots(str(i), done[i] + counts[i]) for i in scheduled]
+            items = [
+                ScheduledRequest(requests[i], done[i], counts[i], table)
+                for i, table in zip(scheduled, tables, strict=True)
+                if table is not None
+            ]
             batch = build_batch(ScheduledBatch(items), BLOCK_SIZE, CPU)
             self._attention.plan(batch)
             rows = self._decoder.logits(self._decoder(batch, self._attention)).split([counts[i] for i in scheduled])
             for i, logits in zip(scheduled, rows, strict=True):
                 parts[i].append(logits)
                 done[i] += counts[i]
+                manager.commit_tokens(str(i), done[i], requests[i].token_ids)
         return [torch.cat(logits) for logits in parts]
 
 

@@ -37,4 +37,4 @@ def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
         served = Served(folder, max_model_len=row.num_positions, kernels=kernels)
         for given, wanted in zip(served.logits(sequences, steps_of(lengths)), expected, strict=True):
             assert_parity(given, wanted, TOLERANCE)
-        assert served.storage.nbytes == served.geometry.bytes_per_block * 2 * served.blocks_per_request
+        assert served.storage.nbytes == served.geometry.bytes_per_block * served.num_blocks

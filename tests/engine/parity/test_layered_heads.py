@@ -61,7 +61,7 @@ def test_a_layer_without_heads_equals_one_whose_heads_do_nothing(tmp_path: Path,
     served = Served(tmp_path, max_model_len=40, kernels=kernels)
     assert [(layer.num_q_heads, layer.num_kv_heads) for layer in served.spec.layers] == [(6, 2), (4, 2), (6, 1)]
     assert served.geometry.bytes_per_token == (2 + 2 + 1) * 2 * HEAD_DIM * 4
-    assert served.storage.nbytes == served.geometry.bytes_per_block * 2 * served.blocks_per_request
+    assert served.storage.nbytes == served.geometry.bytes_per_block * served.num_blocks
     ids = torch.randint(3, VOCAB_SIZE, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = model(ids).logits

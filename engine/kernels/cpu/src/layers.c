@@ -10,7 +10,7 @@ typedef struct {
     const void *attention_norm, *qkv, *qkv_bias, *o, *o_bias; /* weights and biases; a bias may be NULL */
     const void *mlp_norm, *up, *up_bias, *down, *down_bias;
     void *k_cache, *v_cache;
-    int64_t num_q_heads, num_kv_heads, k_head_dim, v_head_dim, window, intermediate_size;
+    int64_t num_q_heads, num_kv_heads, k_head_dim, v_head_dim, window, intermediate_size, group;
     float softmax_scale;
 } Layer;
 
@@ -19,7 +19,8 @@ typedef struct {
     void *x; /* [num_tokens, hidden_size], the residual stream: changed in place */
     void *normed, *qkv, *attended, *up, *activated; /* scratch: as wide as the widest layer needs, num_tokens high */
     const float *cos, *sin; /* [num_tokens, half], or NULL without rotary embedding */
-    const int64_t *slot_mapping, *block_tables, *cu_seqlens_q, *seq_lens;
+    const int64_t *slot_mapping, *block_tables; /* [num_groups, num_tokens], [num_groups, num_seqs, max_blocks] */
+    const int64_t *cu_seqlens_q, *seq_lens;
     int64_t num_tokens, num_seqs, max_blocks, block_size, hidden_size, half;
     float eps;
     int32_t dtype, activation, is_gated, num_threads;
@@ -36,11 +37,13 @@ static int attention_half(const Layer *l, const Step *s) {
     if (s->cos)
         hc_apply_rope(s->dtype, s->qkv, s->cos, s->sin, s->num_tokens, l->num_q_heads + l->num_kv_heads, l->k_head_dim,
                       s->half, width, s->num_threads);
+    const int64_t *slots = s->slot_mapping + l->group * s->num_tokens;
+    const int64_t *tables = s->block_tables + l->group * s->num_seqs * s->max_blocks;
     char *k = (char *)s->qkv + q_width * size, *v = k + k_width * size;
-    hc_store_rows(k, l->k_cache, s->slot_mapping, s->num_tokens, k_width * size, width * size, s->num_threads);
-    hc_store_rows(v, l->v_cache, s->slot_mapping, s->num_tokens, v_width * size, width * size, s->num_threads);
-    failed |= hc_paged_attention(s->dtype, s->qkv, l->k_cache, l->v_cache, s->attended, s->block_tables,
-                                 s->cu_seqlens_q, s->seq_lens, width, s->num_seqs, s->max_blocks, s->block_size,
+    hc_store_rows(k, l->k_cache, slots, s->num_tokens, k_width * size, width * size, s->num_threads);
+    hc_store_rows(v, l->v_cache, slots, s->num_tokens, v_width * size, width * size, s->num_threads);
+    failed |= hc_paged_attention(s->dtype, s->qkv, l->k_cache, l->v_cache, s->attended, tables, s->cu_seqlens_q,
+                                 s->seq_lens, width, s->num_seqs, s->max_blocks, s->block_size,
                                  l->num_q_heads, l->num_kv_heads, l->k_head_dim, l->v_head_dim, l->window,
                                  l->softmax_scale, s->num_threads);
     return failed | hc_linear(s->dtype, s->attended, l->o, l->o_bias, s->x, s->x, s->num_tokens, s->hidden_size,
