@@ -110,7 +110,7 @@ def _decode(context: Context, rows: list[Row]) -> list[int]:
         return []
     # The logits that were asked for lie one after the other; reading them waits for the end of the computation.
     logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(context.handle), (num_wanted, context.vocab_size))
-    return logits.argmax(axis=1).tolist()
+    return [int(token) for token in logits.argmax(axis=1)]
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ class Worker:
     def _read(self) -> Any:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
-            raise PeerError(f"{self._name} ended with status {self._process.wait()}; its last lines are above")
+            self._process.communicate()
+            raise PeerError(f"{self._name} ended with status {self._process.returncode}; its last lines are above")
         return json.loads(line)
 
 
