@@ -26,7 +26,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peer_runs.gguf_files import demo_gguf
-from benchmarks.peer_runs.http_servers import find_llama_server, headcount_command, llama_server_command, measure_http
+from benchmarks.peer_runs.http_servers import (
+    find_llama_server,
+    headcount_command,
+    llama_server_command,
+    measure_http,
+    running,
+)
 from benchmarks.peer_runs.processes import PeerError, Worker, llama_cpp_python
 from benchmarks.peer_runs.worker import Job, Result
 from checkpoints.resolve import resolve_model
@@ -118,7 +124,7 @@ def in_process(args: argparse.Namespace, folder: Path, skipped: dict[str, str]) 
         return {
             "versions": {name: worker.versions for name, worker in workers.items()},
             "agreement": agreement(workers, folder),
-            "in_process": [measure(workers, case, args.rounds) for case in args.cases],
+            "in_process": [measure(workers, case, args.rounds, skipped) for case in args.cases],
         }
 
 
@@ -147,15 +153,22 @@ def has_int8() -> bool:
     return "quantization" in flat_fields(EngineSettings)
 
 
-def measure(workers: dict[str, Worker], case: Case, rounds: int) -> dict[str, Any]:
-    """Medians over rounds, after one that does not count, and ratios of ours to each peer."""
+def measure(workers: dict[str, Worker], case: Case, rounds: int, skipped: dict[str, str]) -> dict[str, Any]:
+    """Medians over rounds, after one that does not count, and ratios of ours to each peer.
+
+    A worker that dies is taken out, and this case and the later ones go on without it.
+    """
     draw = random.Random(0)
     vocabulary = range(100, 40_000)
     prompts = [draw.choices(vocabulary, k=case.prompt_tokens) for _ in range(case.batch_size)]
     results: dict[str, list[Result]] = {name: [] for name in workers}
     for _ in range(rounds + 1):
-        for name, worker in workers.items():
-            results[name].append(worker.run(Job(prompts, case.output_tokens)))
+        for name in list(workers):
+            try:
+                results[name].append(workers[name].run(Job(prompts, case.output_tokens)))
+            except PeerError as error:
+                skipped[f"{name} from batch {case.batch_size} x {case.prompt_tokens} tokens on"] = str(error)
+                del workers[name], results[name]
     figures = {name: rates(case, seen[1:]) for name, seen in results.items()}
     return case._asdict() | {"figures": figures, "ratios": ratios(figures)}
 
@@ -216,10 +229,11 @@ def over_http(args: argparse.Namespace, folder: Path, skipped: dict[str, str]) -
             commands[name] = command()
         except PeerError as error:
             skipped[f"{name} over HTTP"] = str(error)
-    rows = measure_http(commands, folder, args.streams, (128, 64), args.rounds)
-    for row in rows:
-        figures = {name: row.pop(name) for name in commands}
-        row |= {"figures": figures, "ratios": ratios(figures)}
+    rows = []
+    with running(commands, skipped) as urls:
+        for streams in args.streams:
+            figures = measure_http(urls, folder, streams, (128, 64), args.rounds)
+            rows.append({"streams": streams, "figures": figures, "ratios": ratios(figures)})
     return rows
 
 

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ START_S = 120.0
 
 def headcount_command(folder: Path, num_threads: int, quantization: str = "none") -> list[str]:
     """`headcount serve` of this checkout."""
-    command = [sys.executable, "-m", "headcount", "serve", "--model", str(folder), "--no-enable-prefix-cache"]
+    command = [sys.executable, "-m", "headcount", "serve", "--model", f"demo={folder}", "--no-enable-prefix-cache"]
     command += ["--device", "cpu", "--num-threads", str(num_threads), "--max-num-seqs", "64"]
     return command + (["--quantization", quantization] if quantization != "none" else [])
 
@@ -48,13 +49,26 @@ def llama_server_command(binary: str, gguf: Path, num_threads: int, num_streams:
     return [binary, "-m", str(gguf), "-np", str(num_streams), "-c", str(256 * num_streams), *threads, "--no-webui"]
 
 
+@contextmanager
+def running(commands: dict[str, list[str]], skipped: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Name -> address of every server that starts, until the block ends; why another does not goes into `skipped`."""
+    with ExitStack() as stack:
+        urls = {}
+        for name, command in commands.items():
+            try:
+                urls[name] = stack.enter_context(_running(command))
+            except PeerError as error:
+                skipped[f"{name} over HTTP"] = str(error)
+        yield urls
+
+
 def measure_http(
-    commands: dict[str, list[str]], folder: Path, streams: list[int], lengths: tuple[int, int], rounds: int
-) -> list[dict[str, Any]]:
-    """Medians over rounds of every server at every number of streams; a round that does not count comes first.
+    urls: dict[str, str], folder: Path, streams: int, lengths: tuple[int, int], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Medians over rounds of every server; a round that does not count comes first.
 
     Args:
-        commands: name -> command that starts it; a port is added.
+        urls: name -> address.
         folder: the checkpoint, for its tokenizer.
         streams: requests that are kept running.
         lengths: tokens of a prompt and of an answer.
@@ -62,16 +76,11 @@ def measure_http(
     """
     load = LoadOptions(prompt_tokens=lengths[0], max_tokens=lengths[1])
     bodies = load.bodies("demo", Tokenizer(folder).encode(WORDS, add_special_tokens=False))
-    with ExitStack() as stack:
-        urls = {name: stack.enter_context(_running(command)) for name, command in commands.items()}
-        rows = []
-        for concurrency in streams:
-            seen: dict[str, list[LevelReport]] = {name: [] for name in urls}
-            for _ in range(rounds + 1):
-                for name, url in urls.items():
-                    seen[name].append(asyncio.run(_round(url, bodies, concurrency)))
-            rows.append({"streams": concurrency, **{name: _medians(levels[1:]) for name, levels in seen.items()}})
-        return rows
+    seen: dict[str, list[LevelReport]] = {name: [] for name in urls}
+    for _ in range(rounds + 1):
+        for name, url in urls.items():
+            seen[name].append(asyncio.run(_round(url, bodies, streams)))
+    return {name: _medians(levels[1:]) for name, levels in seen.items()}
 
 
 async def _round(url: str, bodies: Iterator[dict[str, Any]], concurrency: int) -> LevelReport:
@@ -81,7 +90,7 @@ async def _round(url: str, bodies: Iterator[dict[str, Any]], concurrency: int) -
 
 def _medians(levels: list[LevelReport]) -> dict[str, Any]:
     """Of the figures of each round; a latency counts with its own median."""
-    errors = {message: count for level in levels for message, count in level.errors.items()}
+    errors = dict(sum((Counter(level.errors) for level in levels), Counter()))
     if not all(level.ttft_s for level in levels):
         return {"skipped": f"a round without an answer: {errors}"}
     return {

@@ -49,9 +49,10 @@ class Worker:
         return Result(**self._read())
 
     def close(self) -> None:
-        """End the process."""
-        self._process.terminate()
-        self._process.communicate()
+        """End the process, unless it has ended by itself."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.communicate()
 
     def _read(self) -> Any:
         line = self._process.stdout.readline() if self._process.stdout else ""
