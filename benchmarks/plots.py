@@ -24,7 +24,8 @@ STYLE = {
     "grid.color": "#e4e4e4",
     "axes.axisbelow": True,
     "axes.titlelocation": "left",
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 1.0,
     "figure.dpi": 150,
 }
 
@@ -79,7 +80,7 @@ def draw_context(axes: Axes, report: dict[str, Any]) -> None:
 
 
 def draw_kv_heads(axes: Axes, report: dict[str, Any]) -> None:
-    """Bars at the longest context; the pale part is what reading the bytes at the memory's ceiling would take."""
+    """Bars at the longest context, each with the time that reading its bytes from memory takes at least."""
     variants = sorted(report["variants"], key=lambda variant: int(variant["num_kv_heads"]))
     points = [variant["by_context"][-1] for variant in variants]
     times = [1000 * point["step_s"]["p50"] for point in points]
@@ -94,7 +95,7 @@ def draw_kv_heads(axes: Axes, report: dict[str, Any]) -> None:
         [place + 0.36 for place in places],
         color="#222222",
         linestyle="--",
-        label="its bytes at the rate that memory gives",
+        label="time to read its bytes from memory",
     )
     labels = [_label(variant) for variant in variants]
     axes.set_xticks(list(places), labels)
@@ -109,7 +110,7 @@ def draw_kv_heads(axes: Axes, report: dict[str, Any]) -> None:
 
 
 def _draw_lines(axes: Axes, report: dict[str, Any], sweep: str, field: str) -> None:
-    """A line a variant; dashed, the time that its bytes take at the rate that memory gives."""
+    """A line a variant; dashed, the time that reading its bytes from memory takes at least."""
     for variant in report["variants"]:
         points, kind = variant[sweep], variant["attention_type"]
         places = [point[field] for point in points]
@@ -117,7 +118,7 @@ def _draw_lines(axes: Axes, report: dict[str, Any], sweep: str, field: str) -> N
         floors = [1000 * _floor_s(point, report) for point in points]
         axes.plot(places, times, color=COLORS[kind], marker=MARKERS[kind], label=_label(variant))
         axes.plot(places, floors, color=COLORS[kind], linestyle="--", linewidth=1)
-    axes.plot([], [], color="#666666", linestyle="--", linewidth=1, label="its bytes at the rate\nthat memory gives")
+    axes.plot([], [], color="#666666", linestyle="--", linewidth=1, label="time to read its\nbytes from memory")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper left")

@@ -74,7 +74,8 @@ def measure_http(
         lengths: tokens of a prompt and of an answer.
         rounds: that count; in each, all servers take their turn.
     """
-    load = LoadOptions(prompt_tokens=lengths[0], max_tokens=lengths[1])
+    # Another seed each time: no server may find a prompt in its cache.
+    load = LoadOptions(prompt_tokens=lengths[0], max_tokens=lengths[1], seed=streams)
     bodies = load.bodies("demo", Tokenizer(folder).encode(WORDS, add_special_tokens=False))
     seen: dict[str, list[LevelReport]] = {name: [] for name in urls}
     for _ in range(rounds + 1):
