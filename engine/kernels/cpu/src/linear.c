@@ -194,13 +194,6 @@ INLINE int64_t multiply(const int dtype, const Job *job, const void *w, int64_t 
     return left;
 }
 
-/* Rows of the next tile when `left` are left: tiles as equal as possible (14 = 7 + 7, not 12 + 2), for a tile of few
- * rows has little to do for each number that it loads. */
-INLINE int64_t rows_of_tile(int64_t left) {
-    int64_t num_tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
-    return (left + num_tiles - 1) / num_tiles;
-}
-
 /* Rows of W that make up no panel, as one that is filled up with zeros. */
 INLINE void multiply_rest(const int dtype, Job *job) {
     int64_t start = job->width / PANEL * PANEL, count = job->width - start;
@@ -222,7 +215,7 @@ INLINE void block(const int dtype, Job *job, int64_t i) {
         return;
     }
     for (int64_t row = 0; row < job->num_rows;) {
-        int64_t rows = rows_of_tile(job->num_rows - row);
+        int64_t rows = next_rows(job->num_rows - row, TILE_ROWS);
         for (int64_t panel = first; panel < last;) {
             const void *w = at(job->weight, panel * PANEL * job->depth, dtype);
             panel += multiply(dtype, job, w, row, rows, panel * PANEL, last - panel);
@@ -241,13 +234,8 @@ typedef struct {
 
 static void widen_bfloat16(void *context, int64_t i) {
     const Widening *w = context;
-    for (int64_t row = i * WIDEN_ROWS; row < min64(w->num_rows, (i + 1) * WIDEN_ROWS); row++) {
-        float *dst = w->dst + row * w->depth;
-        const void *src = at(w->src, row * w->depth, BFLOAT16);
-        int64_t k = 0;
-        for (; k + VL <= w->depth; k += VL) store(dst + k, load_vec(src, k, BFLOAT16));
-        for (; k < w->depth; k++) dst[k] = load_one(src, k, BFLOAT16);
-    }
+    for (int64_t row = i * WIDEN_ROWS; row < min64(w->num_rows, (i + 1) * WIDEN_ROWS); row++)
+        widen_row(w->dst + row * w->depth, at(w->src, row * w->depth, BFLOAT16), w->depth, BFLOAT16);
 }
 
 static void block_float32(void *job, int64_t i) { block(FLOAT32, job, i); }
