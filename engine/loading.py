@@ -23,7 +23,7 @@ from engine.models.tensor_names import build_weight_map
 from engine.rehearsal import Stage, measure_workspace
 from engine.runner import Runner
 from engine.scheduler import Scheduler
-from engine.weights import load_parameters
+from engine.weights import load_parameters, pack_weights
 from engine.workspace import StepSize
 from kvcache.geometry import KVGeometry
 from kvcache.manager import KVCacheManager
@@ -90,6 +90,7 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     kv_format = KV_FORMATS[placement.kv_cache_dtype_name]
     geometry = checkpoint.spec.kv_geometry(kv_format.dtype_bytes, settings.cache.block_size, kv_format.scale_bytes)
     stage, objections = _choose_stage(checkpoint, settings, placement, parameters)
+    pack_weights(checkpoint.spec, parameters, stage.kernels)
     phases.end("kernels")
     pool = _size_pool(checkpoint, settings, geometry, stage)
     phases.end("rehearsal")

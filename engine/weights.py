@@ -11,6 +11,7 @@ from torch import Tensor
 from checkpoints.headers import TensorHeader
 from engine.dtypes import SAFETENSORS_DTYPES
 from engine.errors import ModelLoadError
+from engine.kernels.base import Kernels
 from engine.models.spec import DecoderSpec
 from engine.models.tensor_names import WeightMap, WeightSource
 
@@ -53,6 +54,12 @@ def load_parameters(
     if weight_map.table_again in headers:
         check_table(headers[weight_map.table_again], sources, parameters)
     return parameters
+
+
+def pack_weights(spec: DecoderSpec, parameters: dict[str, Tensor], kernels: Kernels) -> None:
+    """Bring all weights into the order that `kernels` read, in place; once only."""
+    for name in spec.linear_weights():
+        kernels.pack(parameters[name])
 
 
 def match_names(weight_map: WeightMap, headers: Iterable[str]) -> dict[str, WeightSource]:

@@ -112,6 +112,16 @@ class DecoderSpec(msgspec.Struct, frozen=True):
             shapes |= {"residual_scales": (self.num_layers,), "first_scales": (self.num_layers,), "backout_scale": (1,)}
         return shapes | self._head_shapes()
 
+    def linear_weights(self) -> list[str]:
+        """Names of the parameters that hidden states are multiplied by, a tied embedding table among them."""
+        names = []
+        for name, shape in self.parameter_shapes().items():
+            owner, _, kind = name.rpartition(".")
+            is_matrix = kind == "weight" and len(shape) > 1 and not owner.endswith(("norm", "embed"))
+            if is_matrix or (name == "embed.weight" and self.head.is_tied):
+                names.append(name)
+        return names
+
     def num_parameters(self) -> int:
         """Numbers in all parameters together."""
         return sum(map(math.prod, self.parameter_shapes().values()))
