@@ -10,6 +10,7 @@ from torch import Tensor
 
 from configs.engine import EngineSettings
 from configs.model import ModelSettings
+from configs.scheduler import SchedulerSettings
 from engine import memory
 from engine.attention.registry import choose_backend
 from engine.checkpoint import Checkpoint, read_checkpoint
@@ -120,7 +121,8 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         startup_s=phases.seconds,
     )
     manager = KVCacheManager(geometry, pool.num_blocks, enable_prefix_cache=settings.cache.enable_prefix_cache)
-    return EngineCore(info, Scheduler(settings.scheduler, manager), runner, manager)
+    scheduler = Scheduler(settings.scheduler, manager)
+    return EngineCore(info, scheduler, runner, manager, enable_overlap=_overlaps(settings.scheduler, device))
 
 
 def choose_device(settings: ModelSettings) -> torch.device:
@@ -137,6 +139,11 @@ def choose_device(settings: ModelSettings) -> torch.device:
         raise ModelLoadError("device cuda was asked for, but PyTorch sees no GPU; use --device cpu")
     has_gpu = settings.device != "cpu" and torch.cuda.is_available()
     return torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
+
+
+def _overlaps(settings: SchedulerSettings, device: torch.device) -> bool:
+    """Whether steps are planned ahead; not on a CPU unless asked for: planning would take the model's cores."""
+    return device.type == "cuda" if settings.enable_overlap == "auto" else settings.enable_overlap == "on"
 
 
 def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.device) -> Placement:
