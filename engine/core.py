@@ -103,10 +103,24 @@ class EngineCore:
         is_due = len(self._launched) > (self._max_unsettled if batch else 0)
         return self._settle() if is_due else []
 
-    def fail_all(self, message: str) -> list[TokenDelta]:
-        """End every request with an error: a step has failed, and nobody can say for whose sake."""
-        for request_id in (ids := self._scheduler.request_ids()):
+    def fail_step(self, message: str) -> list[TokenDelta]:
+        """End the requests of all steps that are not settled: one has failed, and nobody can say for whose sake.
+
+        The others go on. Where no step was launched, everybody's request ends: what failed is the scheduling of all.
+
+        Side effects: no prefix can be found any more, since blocks of those steps may hold anything.
+
+        Raises:
+            RuntimeError: the device is lost; only a new process gets it back.
+        """
+        unsettled = {item.request.request_id: item.request for step in self._launched for item in step.batch.scheduled}
+        ids = [name for name, request in unsettled.items() if request.status is not RequestStatus.FINISHED]
+        ids = ids if self._launched else self._scheduler.request_ids()
+        for request_id in ids:
             self._scheduler.finish(request_id)
+        self._launched.clear()
+        self._manager.clear_prefix_cache()
+        self._runner.recover()
         return [TokenDelta(request_id, finish_reason=FinishReason.ERROR, error=message) for request_id in ids]
 
     def take_stats(self) -> EngineStats:

@@ -1,5 +1,6 @@
 """A checkpoint folder becomes a running engine core."""
 
+import logging
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +16,10 @@ from engine import memory
 from engine.attention.registry import choose_backend
 from engine.checkpoint import Checkpoint, read_checkpoint
 from engine.core import EngineCore
+from engine.cuda_graph import CudaCapture
 from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
+from engine.graphs import DecodeGraphs, GraphShapes, graph_objections, graph_sizes, record_graphs
 from engine.info import EngineInfo
 from engine.kernels.select import select_kernels
 from engine.models.decoder import Decoder
@@ -29,6 +32,8 @@ from engine.workspace import StepSize
 from kvcache.geometry import KVGeometry
 from kvcache.manager import KVCacheManager
 from kvcache.storage import KVStorage
+
+logger = logging.getLogger("headcount.engine")
 
 FLOAT8_DTYPES = {"fp8_e4m3": torch.float8_e4m3fn}
 """Formats whose names PyTorch writes in another way."""
@@ -94,16 +99,31 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     phases.end("kernels")
     pool = _size_pool(checkpoint, settings, geometry, stage)
     phases.end("rehearsal")
-    storage = KVStorage(geometry, pool.num_blocks, placement.kv_cache_dtype, device)
-    runner = _build_runner(checkpoint, stage, storage, pool.max_model_len)
+    sizes = _graph_sizes(settings, stage)
+    num_spare_blocks = 1 if sizes else 0
+    storage = KVStorage(geometry, pool.num_blocks + num_spare_blocks, placement.kv_cache_dtype, device)
+    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels)
+    phases.end("kv_cache")
+    graphs, graph_memory = None, memory.GraphMemory()
+    if sizes:
+        graphs, graph_memory = _record_graphs(stage, decoder, storage, pool, sizes)
+        phases.end("graphs")
+    runner = Runner(
+        decoder,
+        stage.backend(stage.spec, storage),
+        block_size=stage.block_size,
+        eos_token_ids=checkpoint.eos_token_ids,
+        device=device,
+        graphs=graphs,
+    )
     ledger = memory.build_ledger(
         device,
         weights_bytes=sum(tensor.nbytes for tensor in parameters.values()),
-        kv_cache_bytes=storage.nbytes,
+        kv_cache_bytes=storage.nbytes - num_spare_blocks * geometry.bytes_per_block,
         workspace_bytes=pool.workspace_bytes,
         framework_bytes=framework_bytes,
+        graphs=graph_memory,
     )
-    phases.end("kv_cache")
     info = EngineInfo(
         architecture=checkpoint.spec.architecture,
         dtype=placement.dtype_name,
@@ -186,14 +206,41 @@ def _choose_stage(
     return stage, objections
 
 
-def _build_runner(checkpoint: Checkpoint, stage: Stage, storage: KVStorage, max_model_len: int) -> Runner:
-    return Runner(
-        Decoder(stage.spec, stage.parameters, max_model_len, stage.kernels),
-        stage.backend(stage.spec, storage),
+def _graph_sizes(settings: EngineSettings, stage: Stage) -> list[int]:
+    """Of the graphs to record; none where something speaks against them."""
+    objections = graph_objections(
+        stage.spec,
+        stage.backend,
+        stage.kernels,
+        stage.device,
+        enforce_eager=settings.model_settings.enforce_eager,
+    )
+    if objections:
+        logger.info("no CUDA graphs: %s", "; ".join(objections))
+    return [] if objections else graph_sizes(settings.scheduler.max_num_seqs)
+
+
+def _record_graphs(
+    stage: Stage, decoder: Decoder, storage: KVStorage, pool: Pool, sizes: list[int]
+) -> tuple[DecodeGraphs, memory.GraphMemory]:
+    """The graphs that there is room for beside the largest step, and what they take; the last block is theirs."""
+    meter = memory.GraphMeter(stage.device, storage.geometry.bytes_per_block)
+    shapes = GraphShapes(
+        num_groups=len(storage.geometry.groups),
         block_size=stage.block_size,
-        eos_token_ids=checkpoint.eos_token_ids,
+        max_model_len=pool.max_model_len,
+        spare_block=pool.num_blocks,
         device=stage.device,
     )
+    graphs = record_graphs(
+        shapes,
+        sizes,
+        decode=decoder,
+        build_attention=lambda: stage.backend(stage.spec, storage),
+        capture=CudaCapture(stage.device),
+        reserved_bytes=pool.workspace_bytes,
+    )
+    return graphs, meter.read()
 
 
 def _size_pool(checkpoint: Checkpoint, settings: EngineSettings, geometry: KVGeometry, stage: Stage) -> Pool:

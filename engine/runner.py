@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine import sampler
+from engine import memory, sampler
 from engine.attention.base import AttentionBackend
 from engine.batch import BatchArrays, build_arrays
+from engine.graphs import DecodeGraphs
 from engine.models.decoder import Decoder
 from engine.pending import PendingStep, Reported, StepOutput
 from engine.request import MAX_LOGPROB_ROWS, ScheduledBatch, ScheduledRequest
-from engine.sampling_tensors import Pending, build_sampling
+from engine.sampling_tensors import Pending, build_sampling, nothing_pending
 from engine.transfers import to_device
 
 
@@ -27,6 +28,7 @@ class Runner:
         block_size: of the storage.
         eos_token_ids: the model's end-of-sequence tokens (min_tokens masks them).
         device: where everything lies.
+        graphs: take the steps that fit them.
     """
 
     def __init__(
@@ -37,13 +39,15 @@ class Runner:
         block_size: int,
         eos_token_ids: list[int],
         device: torch.device,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self._decoder = decoder
         self.attention = attention
         self._block_size = block_size
         self._eos_token_ids = eos_token_ids
         self._device = device
-        self._pending = Pending({}, torch.empty(0, dtype=torch.int64, device=device))
+        self._graphs = graphs
+        self._pending = nothing_pending(device)
 
     @torch.inference_mode()
     def launch(self, batch: ScheduledBatch) -> PendingStep:
@@ -65,12 +69,25 @@ class Runner:
         self._pending = Pending(rows, sampled)
         return PendingStep(len(batch.scheduled), items, sampled, of_samples, of_prompts)
 
+    def recover(self) -> None:
+        """Make ready for a next step after one has failed.
+
+        Raises:
+            RuntimeError: the device is lost, as after an illegal memory access.
+        """
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._pending = nothing_pending(self._device)
+        memory.release(self._device)
+
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         """Launch a step and wait for what it gives."""
         return self.launch(batch).result()
 
     def _compute(self, arrays: BatchArrays) -> Tensor:
         """Hidden states [num_tokens, hidden_size] of a step."""
+        if self._graphs is not None and (size := self._graphs.size_for(arrays)) is not None:
+            return self._graphs.run(arrays, size, self._pending.token_ids)
         tensors = arrays.to_device(self._device)
         tensors.fill_pending(self._pending.token_ids)
         self.attention.plan(tensors)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from engine.kernels import sampling
@@ -82,6 +83,11 @@ class Pending(NamedTuple):
 
     rows: Mapping[str, int]
     token_ids: Tensor
+
+
+def nothing_pending(device: torch.device) -> Pending:
+    """Before the first step."""
+    return Pending({}, torch.empty(0, dtype=torch.int64, device=device))
 
 
 def build_sampling(

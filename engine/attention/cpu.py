@@ -16,6 +16,7 @@ class CpuBackend:
 
     name = "cpu"
     grows_with_context = False
+    is_graphable = False
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec = spec
