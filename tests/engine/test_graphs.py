@@ -15,7 +15,15 @@ from engine.attention import registry
 from engine.attention.reference import ReferenceBackend
 from engine.batch import BatchArrays, BatchTensors
 from engine.core import EngineCore
-from engine.graphs import DecodeGraphs, GraphShapes, Recorded, StaticInputs, graph_objections, graph_sizes, record_graphs
+from engine.graphs import (
+    DecodeGraphs,
+    GraphShapes,
+    Recorded,
+    StaticInputs,
+    graph_objections,
+    graph_sizes,
+    record_graphs,
+)
 from engine.kernels import reference
 from tests.engine.tiny_models import build_model, make_request, prompt, run, save_model, tokens
 
@@ -64,7 +72,9 @@ class ReplannedBackend(ReferenceBackend):
         return super().forward(layer_idx, *args)
 
 
-def step_of(seq_lens: list[int], query_lens: list[int] | None = None, pending: dict[int, int] | None = None) -> BatchArrays:
+def step_of(
+    seq_lens: list[int], query_lens: list[int] | None = None, pending: dict[int, int] | None = None
+) -> BatchArrays:
     """A step over two groups; sequence i has blocks 10 * i + 10, … in the first and 10 * i + 15, … in the second.
 
     Args:
@@ -225,13 +235,15 @@ def test_an_engine_gives_the_same_tokens(
 ) -> None:
     window = {"sliding_window": 7} if family == "mistral" else {}
     folder = save_model(build_model(family, **window), tmp_path)
-    limits = {"max_num_seqs": 5, "max_num_batched_tokens": 16, "kv_cache_memory_bytes": 200_000, "max_model_len": 64}
+    limits = {"max_num_seqs": 5, "max_num_batched_tokens": 64, "max_model_len": 64}
     found = []
     for enforce_eager in (True, False):
         core = load(folder, enable_overlap=overlap, enforce_eager=enforce_eager, **limits)
         assert bool(capture.replayed) is False
         requests = [
-            make_request(str(i), prompt(3 + 4 * i, seed=i), max_tokens=4 + 3 * i, temperature=1.2, seed=i, ignore_eos=True)
+            make_request(
+                str(i), prompt(3 + 4 * i, seed=i), max_tokens=20 + 3 * i, temperature=1.2, seed=i, ignore_eos=True
+            )
             for i in range(6)
         ]
         found.append({name: tokens(deltas) for name, deltas in run(core, requests).items()})
@@ -246,4 +258,3 @@ def test_the_spare_block_is_counted_as_the_graphs_own(tiny_llama: Path, load: Lo
     assert plain.ledger.graphs_bytes == 0
     assert graphed.ledger.graphs_bytes >= graphed.geometry.bytes_per_block
     assert list(graphed.startup_s)[-1] == "graphs"
-
