@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import msgspec
 
 from engine.info import EngineInfo, EngineStats, Observations, RequestState
-from engine.pending import PendingStep
+from engine.pending import LaunchedStep
 from engine.request import (
     FinishReason,
     KVReceipt,
@@ -34,18 +34,6 @@ from engine.runner import Runner
 from engine.scheduler import Scheduler, finish_reason_of
 from kvcache.block_map import BlockSnapshot
 from kvcache.manager import KVCacheManager
-
-
-class LaunchedStep(msgspec.Struct):
-    """A step whose result is not booked yet."""
-
-    batch: ScheduledBatch
-    start_s: float
-    """time.perf_counter() before it was launched."""
-    pending: PendingStep | None = None
-    """None: launching it failed."""
-    receipts: list[KVReceipt | None] = []
-    """What each request holds in it, where asked for."""
 
 
 class EngineCore:

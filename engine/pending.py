@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 from torch import Tensor
 
-from engine.request import TokenLogprobs
+from engine.request import KVReceipt, ScheduledBatch, TokenLogprobs
 from engine.sampler import Logprobs
 from engine.transfers import Fetch
 
@@ -81,3 +82,15 @@ class PendingStep:
             for item, logprob in zip(part.items, found, strict=True):
                 prompt_logprobs[item].append(logprob)
         return StepOutput(token_ids, logprobs, prompt_logprobs)
+
+
+class LaunchedStep(msgspec.Struct):
+    """A step whose result is not booked yet."""
+
+    batch: ScheduledBatch
+    start_s: float
+    """time.perf_counter() before it was launched."""
+    pending: PendingStep | None = None
+    """None: launching it failed."""
+    receipts: list[KVReceipt | None] = []
+    """What each request holds in it, where asked for."""
