@@ -36,7 +36,8 @@ class BatchArrays(NamedTuple):
     def to_device(self, device: torch.device) -> "BatchTensors":
         """The same as tensors."""
         query_lens: list[int] = np.diff(self.cu_seqlens_q).tolist()
-        return BatchTensors(*to_device(self, device), query_lens, self.seq_lens.tolist())
+        tensors = dict(zip(self._fields, to_device(self, device), strict=True))
+        return BatchTensors(**tensors, query_lens=query_lens, seq_lens_list=self.seq_lens.tolist())
 
 
 class BatchTensors(NamedTuple):

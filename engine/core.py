@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import msgspec
 
 from engine.info import EngineInfo, EngineStats, Observations, RequestState
-from engine.pending import LaunchedStep
+from engine.pending import LaunchedStep, StepOutput
 from engine.request import (
     FinishReason,
     KVReceipt,
@@ -28,7 +28,6 @@ from engine.request import (
     ScheduledBatch,
     ScheduledRequest,
     TokenDelta,
-    TokenLogprobs,
 )
 from engine.runner import Runner
 from engine.scheduler import Scheduler, finish_reason_of
@@ -168,12 +167,12 @@ class EngineCore:
         self._launched.popleft()
         self._observe(step)
         deltas = []
-        for item, receipt, *given in zip(step.batch.scheduled, step.receipts, *output, strict=True):
+        for row, item in enumerate(step.batch.scheduled):
             # It was aborted, or ended in the step before.
             if item.request.status is RequestStatus.FINISHED:
                 continue
-            delta = self._advance(item.request, *given)
-            delta.kv_receipt = receipt
+            delta = self._advance(item.request, output, row)
+            delta.kv_receipt = step.receipts[row]
             if delta.token_ids or delta.prompt_logprobs or delta.finish_reason:
                 deltas.append(delta)
         return deltas
@@ -190,23 +189,17 @@ class EngineCore:
             seen = (item.seq_len if window is None else min(item.seq_len, window) for item in batch.scheduled)
             self._stats.kv_read_bytes += sum(seen) * token_bytes
 
-    def _advance(
-        self,
-        request: Request,
-        token_id: int | None,
-        logprobs: TokenLogprobs | None,
-        prompt_logprobs: list[TokenLogprobs],
-    ) -> TokenDelta:
+    def _advance(self, request: Request, output: StepOutput, row: int) -> TokenDelta:
         """Book one request's part of a step's result: its new token is out, it may have ended."""
         delta = TokenDelta(request.request_id, num_cached_tokens=request.num_cached_tokens)
-        delta.prompt_logprobs = prompt_logprobs
-        if token_id is None:
+        delta.prompt_logprobs = output.prompt_logprobs[row]
+        if (token_id := output.token_ids[row]) is None:
             return delta
         if request.sampling_params.max_tokens == 0:
             delta.finish_reason = FinishReason.LENGTH
         else:
             self._append(request, token_id, delta)
-            delta.logprobs = [logprobs] if logprobs else []
+            delta.logprobs = [logprobs] if (logprobs := output.logprobs[row]) else []
         if delta.finish_reason is not None:
             self._scheduler.finish(request.request_id)
         elif request.status is RequestStatus.RUNNING:

@@ -7,6 +7,7 @@ its attention; sampling depends on what requests ask for, and stays outside.
 What touches CUDA is behind `Capture` (engine/cuda_graph.py).
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
@@ -223,7 +224,7 @@ def record_graphs(
             if capture.free_bytes() <= reserved_bytes:
                 continue
             attention.plan(tensors)
-            recorded[size] = capture.record(lambda tensors=tensors, attention=attention: decode(tensors, attention))
+            recorded[size] = capture.record(functools.partial(decode, tensors, attention))
         except torch.OutOfMemoryError:
             continue
     _log_sizes(recorded, descending)
