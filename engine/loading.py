@@ -102,20 +102,9 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     sizes = _graph_sizes(settings, stage)
     num_spare_blocks = 1 if sizes else 0
     storage = KVStorage(geometry, pool.num_blocks + num_spare_blocks, placement.kv_cache_dtype, device)
-    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels)
-    phases.end("kv_cache")
-    graphs, graph_memory = None, memory.GraphMemory()
     if sizes:
-        graphs, graph_memory = _record_graphs(stage, decoder, storage, pool, sizes)
-        phases.end("graphs")
-    runner = Runner(
-        decoder,
-        stage.backend(stage.spec, storage),
-        block_size=stage.block_size,
-        eos_token_ids=checkpoint.eos_token_ids,
-        device=device,
-        graphs=graphs,
-    )
+        phases.end("kv_cache")
+    runner, graph_memory = _build_runner(checkpoint, stage, storage, pool, sizes)
     ledger = memory.build_ledger(
         device,
         weights_bytes=sum(tensor.nbytes for tensor in parameters.values()),
@@ -124,6 +113,7 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         framework_bytes=framework_bytes,
         graphs=graph_memory,
     )
+    phases.end("graphs" if sizes else "kv_cache")
     info = EngineInfo(
         architecture=checkpoint.spec.architecture,
         dtype=placement.dtype_name,
@@ -218,6 +208,25 @@ def _graph_sizes(settings: EngineSettings, stage: Stage) -> list[int]:
     if objections:
         logger.info("no CUDA graphs: %s", "; ".join(objections))
     return [] if objections else graph_sizes(settings.scheduler.max_num_seqs)
+
+
+def _build_runner(
+    checkpoint: Checkpoint, stage: Stage, storage: KVStorage, pool: Pool, sizes: list[int]
+) -> tuple[Runner, memory.GraphMemory]:
+    """The runner, with graphs where there are to be some, and what these take."""
+    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels)
+    graphs, graph_memory = None, memory.GraphMemory()
+    if sizes:
+        graphs, graph_memory = _record_graphs(stage, decoder, storage, pool, sizes)
+    runner = Runner(
+        decoder,
+        stage.backend(stage.spec, storage),
+        block_size=stage.block_size,
+        eos_token_ids=checkpoint.eos_token_ids,
+        device=stage.device,
+        graphs=graphs,
+    )
+    return runner, graph_memory
 
 
 def _record_graphs(
