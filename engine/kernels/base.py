@@ -64,6 +64,11 @@ class Kernels(Protocol):
         """Rows of a weight that `pack` had."""
         ...
 
+    @property
+    def has_graphable_experts(self) -> bool:
+        """Whether `grouped_linear` goes by its counts on the device, without reading them on the host."""
+        ...
+
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """X W^T (+ bias) (+ residual), of a weight that `pack` had."""
         ...

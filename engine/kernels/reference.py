@@ -14,6 +14,7 @@ from engine.models.spec import Activation, DecoderSpec
 from kvcache.storage import LayerCache
 
 name = "reference"
+has_graphable_experts = False
 """The module itself is a `Kernels`."""
 
 SWIGLU_LIMIT, SWIGLU_ALPHA = 7.0, 1.702

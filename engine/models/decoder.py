@@ -66,6 +66,7 @@ class Decoder:
         kernels: Kernels | None = None,
     ) -> None:
         table = parameters["embed.weight"]
+        self.vocab_size = spec.vocab_size
         kernels = kernels or select_kernels(table.device, table.dtype)
         self._embedding = Embedding(spec.embedding, kernels, parameters, is_packed=spec.head.is_tied)
         ropes = dict.fromkeys(layer.rope for layer in spec.layers if layer.rope)

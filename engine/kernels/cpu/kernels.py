@@ -38,6 +38,7 @@ class CpuKernels:
     """
 
     name = "cpu"
+    has_graphable_experts = False
 
     def __init__(self, dtype: torch.dtype, num_threads: int | None = None) -> None:
         library = native_library()
