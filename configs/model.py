@@ -28,6 +28,9 @@ class ModelSettings(Settings):
     attention_backend: Literal["auto", "cpu", "reference"] = "auto"
     """Attention implementation. auto: the first one in the registry that has no objection to this model and device."""
 
+    enforce_eager: bool = False
+    """On a GPU, launch every kernel of every step. Without it, steps that only decode are CUDA graphs where backend and kernels allow it, which takes memory and time at the start."""
+
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads for tensor operations. Unset: PyTorch's own choice, one a core."""
 

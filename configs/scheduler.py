@@ -1,5 +1,7 @@
 """What one engine step may hold."""
 
+from typing import Literal
+
 from cyclopts import Parameter
 from pydantic import Field
 
@@ -27,3 +29,7 @@ class SchedulerSettings(Settings):
     kv_watermark: float = Field(default=0.05, ge=0, le=0.5)
     """Share of the KV blocks that a request must leave when it starts beside others, so that these can grow a while before
     somebody is preempted. A request that is alone may take all."""
+
+    enable_overlap: Literal["auto", "on", "off"] = "auto"
+    """Plan the next step while one runs on the device; a request that meets a stop token may then compute one token that is
+    dropped. auto: on a GPU; on a CPU, planning and the model would share the cores."""

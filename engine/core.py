@@ -1,12 +1,25 @@
-"""The heart of the engine: schedule, execute, update."""
+"""The heart of the engine: schedule, launch, settle.
+
+A step is booked in two parts. What is known without its result is booked when it is launched: the KV it writes, and that
+a token is on its way. What depends on the result is booked when that is read: the tokens, and who has ended. With overlap
+the next step is planned and launched between the two:
+
+    host     plan 1  launch 1  plan 2  launch 2  settle 1  plan 3  launch 3  settle 2
+    device           [----- step 1 -----][------ step 2 ------][------ step 3 ------]
+
+A request that ended by a stop token in step 1 is in step 2 too: what that gives for it is dropped. Its blocks are free when
+step 1 is settled, although step 2 still writes to them: whoever takes them next writes after that.
+"""
 
 import secrets
 import time
+from collections import deque
 from collections.abc import Iterable
 
 import msgspec
 
 from engine.info import EngineInfo, EngineStats, Observations, RequestState
+from engine.pending import LaunchedStep, StepOutput
 from engine.request import (
     FinishReason,
     KVReceipt,
@@ -16,7 +29,7 @@ from engine.request import (
     ScheduledRequest,
     TokenDelta,
 )
-from engine.runner import Runner, StepOutput
+from engine.runner import Runner
 from engine.scheduler import Scheduler, finish_reason_of
 from kvcache.block_map import BlockSnapshot
 from kvcache.manager import KVCacheManager
@@ -30,13 +43,25 @@ class EngineCore:
         scheduler: decides.
         runner: computes.
         manager: the scheduler's, read here for the stats.
+        enable_overlap: launch each step before the one before it is settled.
     """
 
-    def __init__(self, info: EngineInfo, scheduler: Scheduler, runner: Runner, manager: KVCacheManager) -> None:
+    def __init__(
+        self,
+        info: EngineInfo,
+        scheduler: Scheduler,
+        runner: Runner,
+        manager: KVCacheManager,
+        *,
+        enable_overlap: bool = False,
+    ) -> None:
         self.info = info
         self._scheduler = scheduler
         self._runner = runner
         self._manager = manager
+        self._max_unsettled = 1 if enable_overlap else 0
+        self._launched: deque[LaunchedStep] = deque()
+        self._settled_s = 0.0
         self._eos_token_ids = set(info.eos_token_ids)
         self._stats = EngineStats()
         self._bytes_by_window = info.geometry.bytes_by_window
@@ -44,7 +69,7 @@ class EngineCore:
     @property
     def has_requests(self) -> bool:
         """Whether a step would have something to do."""
-        return self._scheduler.num_running + self._scheduler.num_waiting > 0
+        return self._scheduler.num_running + self._scheduler.num_waiting + len(self._launched) > 0
 
     def add(self, request: Request) -> None:
         """Take a request; `engine.admission.check_request` says beforehand whether it can ever run."""
@@ -59,19 +84,30 @@ class EngineCore:
         return TokenDelta(request_id, finish_reason=FinishReason.ABORT) if request else None
 
     def step(self) -> list[TokenDelta]:
-        """Compute one step: the whole engine in three lines."""
-        batch = self._scheduler.schedule()
-        if batch is None:
-            return []
-        start_s = time.perf_counter()
-        output = self._runner.execute(batch)
-        self._observe(batch, time.perf_counter() - start_s)
-        return self._update(batch, output)
+        """Launch a step, then settle it, or with overlap the one before it: the whole engine in a few lines."""
+        if batch := self._scheduler.schedule():
+            self._launch(batch)
+        is_due = len(self._launched) > (self._max_unsettled if batch else 0)
+        return self._settle() if is_due else []
 
-    def fail_all(self, message: str) -> list[TokenDelta]:
-        """End every request with an error: a step has failed, and nobody can say for whose sake."""
-        for request_id in (ids := self._scheduler.request_ids()):
+    def fail_step(self, message: str) -> list[TokenDelta]:
+        """End the requests of all steps that are not settled: one has failed, and nobody can say for whose sake.
+
+        The others go on. Where no step was launched, everybody's request ends: what failed is the scheduling of all.
+
+        Side effects: no prefix can be found any more, since blocks of those steps may hold anything.
+
+        Raises:
+            RuntimeError: the device is lost; only a new process gets it back.
+        """
+        unsettled = {item.request.request_id: item.request for step in self._launched for item in step.batch.scheduled}
+        ids = [name for name, request in unsettled.items() if request.status is not RequestStatus.FINISHED]
+        ids = ids if self._launched else self._scheduler.request_ids()
+        for request_id in ids:
             self._scheduler.finish(request_id)
+        self._launched.clear()
+        self._manager.clear_prefix_cache()
+        self._runner.recover()
         return [TokenDelta(request_id, finish_reason=FinishReason.ERROR, error=message) for request_id in ids]
 
     def take_stats(self) -> EngineStats:
@@ -99,7 +135,53 @@ class EngineCore:
         """Raise PoolIntegrityError where the pool's books do not add up."""
         self._manager.check_integrity()
 
-    def _observe(self, batch: ScheduledBatch, seconds: float) -> None:
+    def _launch(self, batch: ScheduledBatch) -> None:
+        """Put a step on the device and book what is known of it."""
+        step = LaunchedStep(batch, time.perf_counter())
+        self._launched.append(step)
+        step.pending = self._runner.launch(batch)
+        step.receipts = [self._book(item) for item in batch.scheduled]
+
+    def _book(self, item: ScheduledRequest) -> KVReceipt | None:
+        """Book one request's part of a launched step: its KV will be valid, its next token is pending."""
+        request, num_sampled = item.request, int(item.samples)
+        self._count_prompt_tokens(item)
+        request.num_reported_prompt_logprobs += len(item.reported_places)
+        request.num_computed_tokens = item.seq_len
+        self._commit(request)
+        request.num_pending_tokens += num_sampled
+        request.num_peak_blocks = max(request.num_peak_blocks, self._manager.num_held_blocks(request.request_id))
+        return self._receipt(request) if request.enable_kv_receipt else None
+
+    def _commit(self, request: Request) -> None:
+        self._manager.commit_tokens(
+            request.request_id, request.num_computed_tokens, request.token_ids, request.num_known_tokens
+        )
+
+    def _settle(self) -> list[TokenDelta]:
+        """Book the result of the oldest launched step; a delta for every request that has something to tell."""
+        step = self._launched[0]
+        if step.pending is None:
+            raise RuntimeError("a step that failed is still to be settled")
+        output = step.pending.result()
+        self._launched.popleft()
+        self._observe(step)
+        deltas = []
+        for row, item in enumerate(step.batch.scheduled):
+            # It was aborted, or ended in the step before.
+            if item.request.status is RequestStatus.FINISHED:
+                continue
+            delta = self._advance(item.request, output, row)
+            delta.kv_receipt = step.receipts[row]
+            if delta.token_ids or delta.prompt_logprobs or delta.finish_reason:
+                deltas.append(delta)
+        return deltas
+
+    def _observe(self, step: LaunchedStep) -> None:
+        """Count a step that has run. It began when it was launched, or when the one before it was through."""
+        now_s, batch = time.perf_counter(), step.batch
+        seconds = now_s - max(step.start_s, self._settled_s)
+        self._settled_s = now_s
         self._scheduler.observe(batch, seconds)
         self._stats.observations.step_seconds.append(seconds)
         self._stats.observations.step_tokens.append(batch.num_tokens)
@@ -107,44 +189,32 @@ class EngineCore:
             seen = (item.seq_len if window is None else min(item.seq_len, window) for item in batch.scheduled)
             self._stats.kv_read_bytes += sum(seen) * token_bytes
 
-    def _update(self, batch: ScheduledBatch, output: StepOutput) -> list[TokenDelta]:
-        """Book what a step computed; a delta for every request that has something to tell."""
-        deltas = []
-        for row, item in enumerate(batch.scheduled):
-            if item.request.status is not RequestStatus.RUNNING:
-                continue
-            delta = self._advance(item, output.token_ids[row])
-            if (logprobs := output.logprobs[row]) is not None and delta.token_ids:
-                delta.logprobs = [logprobs]
-            delta.prompt_logprobs = output.prompt_logprobs[row]
-            item.request.num_reported_prompt_logprobs += len(delta.prompt_logprobs)
-            if delta.token_ids or delta.prompt_logprobs or delta.finish_reason:
-                deltas.append(delta)
-        return deltas
-
-    def _advance(self, item: ScheduledRequest, token_id: int | None) -> TokenDelta:
-        """Book one request's part of a step: its KV is valid, its new token is out, it may have ended."""
-        request, stats = item.request, self._stats
-        self._count_prompt_tokens(item)
-        request.num_computed_tokens = item.seq_len
-        self._manager.commit_tokens(request.request_id, item.seq_len, request.token_ids)
-        request.num_peak_blocks = max(request.num_peak_blocks, self._manager.num_held_blocks(request.request_id))
+    def _advance(self, request: Request, output: StepOutput, row: int) -> TokenDelta:
+        """Book one request's part of a step's result: its new token is out, it may have ended."""
         delta = TokenDelta(request.request_id, num_cached_tokens=request.num_cached_tokens)
-        delta.kv_receipt = self._receipt(request) if request.enable_kv_receipt else None
-        if token_id is None:
+        delta.prompt_logprobs = output.prompt_logprobs[row]
+        if (token_id := output.token_ids[row]) is None:
             return delta
         if request.sampling_params.max_tokens == 0:
             delta.finish_reason = FinishReason.LENGTH
         else:
-            request.output_token_ids.append(token_id)
-            stats.generation_tokens += 1
-            delta.token_ids = [token_id]
-            delta.finish_reason = finish_reason_of(request, self._eos_token_ids, self.info.max_model_len)
-        if delta.finish_reason is FinishReason.STOP:
-            delta.stop_token_id = token_id
+            self._append(request, token_id, delta)
+            delta.logprobs = [logprobs] if (logprobs := output.logprobs[row]) else []
         if delta.finish_reason is not None:
             self._scheduler.finish(request.request_id)
+        elif request.status is RequestStatus.RUNNING:
+            self._commit(request)
         return delta
+
+    def _append(self, request: Request, token_id: int, delta: TokenDelta) -> None:
+        """A pending token has become known."""
+        request.output_token_ids.append(token_id)
+        request.num_pending_tokens -= 1
+        self._stats.generation_tokens += 1
+        delta.token_ids = [token_id]
+        delta.finish_reason = finish_reason_of(request, self._eos_token_ids, self.info.max_model_len)
+        if delta.finish_reason is FinishReason.STOP:
+            delta.stop_token_id = token_id
 
     def _count_prompt_tokens(self, item: ScheduledRequest) -> None:
         """Prompt tokens count once, when they are first computed; those from the prefix cache count as cached."""

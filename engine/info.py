@@ -20,14 +20,17 @@ class MemoryLedger(msgspec.Struct, frozen=True):
     """The device's memory, other programs' share included."""
     other_bytes: int = 0
     """Held by other programs."""
+    graphs_bytes: int = 0
+    """Of CUDA graphs: what they were recorded with, their inputs, and the block of the KV storage that no request has."""
 
     @property
     def unaccounted_bytes(self) -> int:
-        """Total - (weights + KV cache + workspace + framework + free + other)."""
+        """Total - (weights + KV cache + workspace + graphs + framework + free + other)."""
         return self.total_bytes - (
             self.weights_bytes
             + self.kv_cache_bytes
             + self.workspace_bytes
+            + self.graphs_bytes
             + self.framework_bytes
             + self.free_bytes
             + self.other_bytes

@@ -1,5 +1,6 @@
 """A checkpoint folder becomes a running engine core."""
 
+import logging
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +11,15 @@ from torch import Tensor
 
 from configs.engine import EngineSettings
 from configs.model import ModelSettings
+from configs.scheduler import SchedulerSettings
 from engine import memory
 from engine.attention.registry import choose_backend
 from engine.checkpoint import Checkpoint, read_checkpoint
 from engine.core import EngineCore
+from engine.cuda_graph import CudaCapture
 from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
+from engine.graphs import DecodeGraphs, GraphShapes, graph_objections, graph_sizes, record_graphs
 from engine.info import EngineInfo
 from engine.kernels.select import select_kernels
 from engine.models.decoder import Decoder
@@ -23,11 +27,13 @@ from engine.models.tensor_names import build_weight_map
 from engine.rehearsal import Stage, measure_workspace
 from engine.runner import Runner
 from engine.scheduler import Scheduler
-from engine.weights import load_parameters
+from engine.weights import load_parameters, pack_weights
 from engine.workspace import StepSize
 from kvcache.geometry import KVGeometry
 from kvcache.manager import KVCacheManager
 from kvcache.storage import KVStorage
+
+logger = logging.getLogger("headcount.engine")
 
 FLOAT8_DTYPES = {"fp8_e4m3": torch.float8_e4m3fn}
 """Formats whose names PyTorch writes in another way."""
@@ -93,16 +99,21 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     phases.end("kernels")
     pool = _size_pool(checkpoint, settings, geometry, stage)
     phases.end("rehearsal")
-    storage = KVStorage(geometry, pool.num_blocks, placement.kv_cache_dtype, device)
-    runner = _build_runner(checkpoint, stage, storage, pool.max_model_len)
+    sizes = _graph_sizes(settings, stage)
+    num_spare_blocks = 1 if sizes else 0
+    storage = KVStorage(geometry, pool.num_blocks + num_spare_blocks, placement.kv_cache_dtype, device)
+    if sizes:
+        phases.end("kv_cache")
+    runner, graph_memory = _build_runner(checkpoint, stage, storage, pool, sizes)
     ledger = memory.build_ledger(
         device,
         weights_bytes=sum(tensor.nbytes for tensor in parameters.values()),
-        kv_cache_bytes=storage.nbytes,
+        kv_cache_bytes=storage.nbytes - num_spare_blocks * geometry.bytes_per_block,
         workspace_bytes=pool.workspace_bytes,
         framework_bytes=framework_bytes,
+        graphs=graph_memory,
     )
-    phases.end("kv_cache")
+    phases.end("graphs" if sizes else "kv_cache")
     info = EngineInfo(
         architecture=checkpoint.spec.architecture,
         dtype=placement.dtype_name,
@@ -120,7 +131,8 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         startup_s=phases.seconds,
     )
     manager = KVCacheManager(geometry, pool.num_blocks, enable_prefix_cache=settings.cache.enable_prefix_cache)
-    return EngineCore(info, Scheduler(settings.scheduler, manager), runner, manager)
+    scheduler = Scheduler(settings.scheduler, manager)
+    return EngineCore(info, scheduler, runner, manager, enable_overlap=_overlaps(settings.scheduler, device))
 
 
 def choose_device(settings: ModelSettings) -> torch.device:
@@ -137,6 +149,11 @@ def choose_device(settings: ModelSettings) -> torch.device:
         raise ModelLoadError("device cuda was asked for, but PyTorch sees no GPU; use --device cpu")
     has_gpu = settings.device != "cpu" and torch.cuda.is_available()
     return torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
+
+
+def _overlaps(settings: SchedulerSettings, device: torch.device) -> bool:
+    """Whether steps are planned ahead; not on a CPU unless asked for: planning would take the model's cores."""
+    return device.type == "cuda" if settings.enable_overlap == "auto" else settings.enable_overlap == "on"
 
 
 def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.device) -> Placement:
@@ -160,15 +177,17 @@ def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement:
 def _choose_stage(
     checkpoint: Checkpoint, settings: EngineSettings, placement: Placement, parameters: dict[str, Tensor]
 ) -> tuple[Stage, dict[str, list[str]]]:
-    """Kernels, and the first attention backend that has no objection, and the others' objections."""
+    """Kernels, the weights in their order, the first attention backend without objections, and the others' objections."""
     wanted = settings.model_settings.attention_backend
     backend, objections = choose_backend(
         checkpoint.spec, placement.dtype, placement.device, wanted, placement.kv_cache_dtype
     )
+    kernels = select_kernels(placement.device, placement.dtype, wanted)
+    pack_weights(checkpoint.spec, parameters, kernels)
     stage = Stage(
         spec=checkpoint.spec,
         parameters=parameters,
-        kernels=select_kernels(placement.device, placement.dtype, wanted),
+        kernels=kernels,
         backend=backend,
         kv_cache_dtype=placement.kv_cache_dtype,
         scale_bytes=KV_FORMATS[placement.kv_cache_dtype_name].scale_bytes,
@@ -179,14 +198,60 @@ def _choose_stage(
     return stage, objections
 
 
-def _build_runner(checkpoint: Checkpoint, stage: Stage, storage: KVStorage, max_model_len: int) -> Runner:
-    return Runner(
-        Decoder(stage.spec, stage.parameters, max_model_len, stage.kernels),
+def _graph_sizes(settings: EngineSettings, stage: Stage) -> list[int]:
+    """Of the graphs to record; none where something speaks against them."""
+    objections = graph_objections(
+        stage.spec,
+        stage.backend,
+        stage.kernels,
+        stage.device,
+        enforce_eager=settings.model_settings.enforce_eager,
+    )
+    if objections:
+        logger.info("no CUDA graphs: %s", "; ".join(objections))
+    return [] if objections else graph_sizes(settings.scheduler.max_num_seqs)
+
+
+def _build_runner(
+    checkpoint: Checkpoint, stage: Stage, storage: KVStorage, pool: Pool, sizes: list[int]
+) -> tuple[Runner, memory.GraphMemory]:
+    """The runner, with graphs where there are to be some, and what these take."""
+    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels)
+    graphs, graph_memory = None, memory.GraphMemory()
+    if sizes:
+        graphs, graph_memory = _record_graphs(stage, decoder, storage, pool, sizes)
+    runner = Runner(
+        decoder,
         stage.backend(stage.spec, storage),
         block_size=stage.block_size,
         eos_token_ids=checkpoint.eos_token_ids,
         device=stage.device,
+        graphs=graphs,
     )
+    return runner, graph_memory
+
+
+def _record_graphs(
+    stage: Stage, decoder: Decoder, storage: KVStorage, pool: Pool, sizes: list[int]
+) -> tuple[DecodeGraphs, memory.GraphMemory]:
+    """The graphs that there is room for beside the largest step, and what they take; the last block is theirs."""
+    meter = memory.GraphMeter(stage.device, storage.geometry.bytes_per_block)
+    shapes = GraphShapes(
+        num_groups=len(storage.geometry.groups),
+        block_size=stage.block_size,
+        max_model_len=pool.max_model_len,
+        spare_block=pool.num_blocks,
+        device=stage.device,
+    )
+    graphs = record_graphs(
+        shapes,
+        sizes,
+        decode=decoder,
+        build_attention=lambda: stage.backend(stage.spec, storage),
+        capture=CudaCapture(stage.device),
+        reserved_bytes=pool.workspace_bytes,
+    )
+    return graphs, meter.read()
 
 
 def _size_pool(checkpoint: Checkpoint, settings: EngineSettings, geometry: KVGeometry, stage: Stage) -> Pool:

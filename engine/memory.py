@@ -156,8 +156,50 @@ def fit_context(
     )
 
 
+class GraphMemory(NamedTuple):
+    """What CUDA graphs take.
+
+    Attributes:
+        num_bytes: in all.
+        driver_bytes: of that, what the driver keeps for itself and PyTorch does not know of.
+    """
+
+    num_bytes: int = 0
+    driver_bytes: int = 0
+
+
+class GraphMeter:
+    """Measures what graphs take, from when it is made.
+
+    Args:
+        device: where they are.
+        spare_bytes: taken for them before.
+    """
+
+    def __init__(self, device: torch.device, spare_bytes: int) -> None:
+        self._device, self._spare_bytes = device, spare_bytes
+        self._free_bytes, self._process_bytes = self._measure()
+
+    def read(self) -> GraphMemory:
+        """What has been taken since."""
+        free_bytes, held_bytes = self._measure()
+        taken_bytes = max(0, self._free_bytes - free_bytes)
+        driver_bytes = max(0, taken_bytes - max(0, held_bytes - self._process_bytes))
+        return GraphMemory(self._spare_bytes + taken_bytes, driver_bytes)
+
+    def _measure(self) -> tuple[int, int]:
+        release(self._device)
+        return free_and_total_bytes(self._device)[0], process_bytes(self._device)
+
+
 def build_ledger(
-    device: torch.device, *, weights_bytes: int, kv_cache_bytes: int, workspace_bytes: int, framework_bytes: int
+    device: torch.device,
+    *,
+    weights_bytes: int,
+    kv_cache_bytes: int,
+    workspace_bytes: int,
+    framework_bytes: int,
+    graphs: GraphMemory,
 ) -> MemoryLedger:
     """The device's memory by owner, as it is now.
 
@@ -167,6 +209,7 @@ def build_ledger(
         kv_cache_bytes: of the KV storage.
         workspace_bytes: that the largest step takes beyond these: not in use now, and not free for others either.
         framework_bytes: that the process held before it loaded anything.
+        graphs: what they take.
     """
     release(device)
     free, total = free_and_total_bytes(device)
@@ -177,5 +220,6 @@ def build_ledger(
         framework_bytes=framework_bytes,
         free_bytes=free - workspace_bytes,
         total_bytes=total,
-        other_bytes=max(0, total - free - process_bytes(device)),
+        other_bytes=max(0, total - free - process_bytes(device) - graphs.driver_bytes),
+        graphs_bytes=graphs.num_bytes,
     )

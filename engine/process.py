@@ -76,9 +76,9 @@ class EngineProcess:
     def _step(self) -> list[TokenDelta]:
         try:
             return self._core.step()
-        except Exception:
+        except Exception as error:
             logger.exception("a step failed; its requests end with an error")
-            return self._core.fail_all("the engine failed while it computed this request")
+            return self._core.fail_step(_what_failed(error))
 
     def _read(self) -> None:
         """Handle all messages that have come; while there is nothing to compute, wait for one."""
@@ -124,6 +124,13 @@ def main() -> None:
         EngineProcess(core, socket).run()
     socket.close()
     context.term()
+
+
+def _what_failed(error: Exception) -> str:
+    """What clients are told; the rest is in the log."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "the engine ran out of memory while it computed this request; send it again, alone or with fewer tokens"
+    return "the engine failed while it computed this request"
 
 
 def _yield_cores(core: EngineCore) -> None:

@@ -68,8 +68,9 @@ def measure_workspace(stage: Stage, size: StepSize) -> int:
     """
     runner, num_groups = build_rehearsal(stage, size.max_model_len)
     batch = largest_step(size, stage.block_size, num_groups, is_short=not stage.backend.grows_with_context)
+    warm_up = msgspec.structs.replace(WARM_UP, max_model_len=min(WARM_UP.max_model_len, size.max_model_len))
     try:
-        runner.execute(largest_step(WARM_UP, stage.block_size, num_groups))
+        runner.execute(largest_step(warm_up, stage.block_size, num_groups))
         with memory.peak_of(stage.device) as peak:
             runner.execute(batch)
     except (MemoryError, torch.OutOfMemoryError) as error:

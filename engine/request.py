@@ -123,8 +123,10 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     status: RequestStatus = RequestStatus.WAITING
     output_token_ids: list[int] = []
+    num_pending_tokens: int = 0
+    """Output tokens that steps have sampled whose results are not read yet: their ids are on the device only."""
     num_computed_tokens: int = 0
-    """Tokens whose KV is valid."""
+    """Tokens whose KV is valid once the steps that are launched have run."""
     num_cached_tokens: int = 0
     """Of those, found in the prefix cache when the request was first scheduled."""
     num_counted_prompt_tokens: int = 0
@@ -141,12 +143,27 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
         return len(self.prompt_token_ids)
 
     @property
+    def num_output_tokens(self) -> int:
+        """Output tokens so far, pending ones included."""
+        return len(self.output_token_ids) + self.num_pending_tokens
+
+    @property
     def num_tokens(self) -> int:
-        """Prompt and output tokens so far."""
+        """Prompt and output tokens so far, pending ones included."""
+        return len(self.prompt_token_ids) + self.num_output_tokens
+
+    @property
+    def num_known_tokens(self) -> int:
+        """Prompt and output tokens whose ids are here."""
         return len(self.prompt_token_ids) + len(self.output_token_ids)
 
+    @property
+    def is_ending(self) -> bool:
+        """Its last token is pending, whatever that is: nothing is left to compute."""
+        return self.num_pending_tokens > 0 and self.num_output_tokens >= self.sampling_params.max_tokens
+
     def token_ids(self, start: int, stop: int) -> list[int]:
-        """Token ids at positions [start, stop) of prompt followed by output."""
+        """Token ids at positions [start, stop) of prompt followed by output, as far as they are known."""
         num_prompt = self.num_prompt_tokens
         if stop <= num_prompt:
             return self.prompt_token_ids[start:stop]
@@ -155,7 +172,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class ScheduledRequest(msgspec.Struct, frozen=True):
-    """One request's part in a step."""
+    """One request's part in a step. What it derives from the request holds until the core has booked the step."""
 
     request: Request
     num_computed_tokens: int
@@ -172,6 +189,19 @@ class ScheduledRequest(msgspec.Struct, frozen=True):
     def samples(self) -> bool:
         """True where this step ends with the newest token, so that the next one is sampled."""
         return self.seq_len == self.request.num_tokens
+
+    @property
+    def has_pending_token(self) -> bool:
+        """True where the last token of this step is pending."""
+        return self.seq_len > self.request.num_known_tokens
+
+    @property
+    def reported_places(self) -> range:
+        """Prompt positions whose successors' log-probabilities this step gives, where they are asked for."""
+        if self.request.sampling_params.prompt_logprobs is None:
+            return range(0)
+        first = max(self.num_computed_tokens, self.request.num_reported_prompt_logprobs)
+        return range(first, max(first, min(self.seq_len, self.request.num_prompt_tokens - 1)))
 
 
 class ScheduledBatch(msgspec.Struct, frozen=True):

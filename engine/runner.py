@@ -1,29 +1,22 @@
-"""Runs a step on the device: batch in, token ids (and log-probabilities) out."""
+"""Runs steps on the device: batch in, token ids (and log-probabilities) out, later.
 
-from typing import NamedTuple
+Launching puts a step's work on the device and waits for nothing. The tokens it samples stay there, for the next step to
+begin with; the host reads them when it needs to know what they are.
+"""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from engine import sampler
+from engine import memory, sampler
 from engine.attention.base import AttentionBackend
-from engine.batch import build_batch
+from engine.batch import BatchArrays, build_arrays
+from engine.graphs import DecodeGraphs
 from engine.models.decoder import Decoder
-from engine.request import MAX_LOGPROB_ROWS, ScheduledBatch, ScheduledRequest, TokenLogprobs
-
-
-class StepOutput(NamedTuple):
-    """What a step gives, in the order of ScheduledBatch.scheduled.
-
-    Attributes:
-        token_ids: the sampled token, None for a request that is still in its prompt.
-        logprobs: of that token, None where not asked for.
-        prompt_logprobs: of the prompt positions whose predecessors were computed, where asked for.
-    """
-
-    token_ids: list[int | None]
-    logprobs: list[TokenLogprobs | None]
-    prompt_logprobs: list[list[TokenLogprobs]]
+from engine.pending import PendingStep, Reported, StepOutput
+from engine.request import MAX_LOGPROB_ROWS, ScheduledBatch, ScheduledRequest
+from engine.sampling_tensors import Pending, build_sampling, nothing_pending
+from engine.transfers import to_device
 
 
 class Runner:
@@ -35,6 +28,7 @@ class Runner:
         block_size: of the storage.
         eos_token_ids: the model's end-of-sequence tokens (min_tokens masks them).
         device: where everything lies.
+        graphs: take the steps that fit them.
     """
 
     def __init__(
@@ -45,62 +39,95 @@ class Runner:
         block_size: int,
         eos_token_ids: list[int],
         device: torch.device,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self._decoder = decoder
         self.attention = attention
         self._block_size = block_size
         self._eos_token_ids = eos_token_ids
         self._device = device
+        self._graphs = graphs
+        self._pending = nothing_pending(device)
 
     @torch.inference_mode()
-    def execute(self, batch: ScheduledBatch) -> StepOutput:
-        """Compute one step. Side effects: the KV of its tokens is in the storage."""
-        tensors = build_batch(batch, self._block_size, self._device)
-        self.attention.plan(tensors)
-        hidden = self._decoder(tensors, self.attention)
-        token_ids, logprobs = self._sample(batch, hidden[tensors.cu_seqlens_q[1:] - 1])
-        starts = tensors.cu_seqlens_q.tolist()
-        prompt_logprobs = [
-            self._prompt_logprobs(item, hidden, start) for item, start in zip(batch.scheduled, starts, strict=False)
+    def launch(self, batch: ScheduledBatch) -> PendingStep:
+        """Start a step. Tokens that are pending in it must be of the step launched before.
+
+        Side effects: the KV of its tokens will be in the storage before a later step runs.
+        """
+        arrays = build_arrays(batch, self._block_size, self._pending.rows)
+        hidden = self._compute(arrays)
+        starts = arrays.cu_seqlens_q.tolist()
+        items = [row for row, item in enumerate(batch.scheduled) if item.samples]
+        sampled, of_samples = self._sample(batch, hidden, items, [starts[item + 1] - 1 for item in items])
+        of_prompts = [
+            part
+            for item, scheduled in enumerate(batch.scheduled)
+            for part in self._prompt_logprobs(scheduled, item, hidden, starts[item])
         ]
-        return StepOutput(token_ids, logprobs, prompt_logprobs)
+        rows = {batch.scheduled[item].request.request_id: row for row, item in enumerate(items)}
+        self._pending = Pending(rows, sampled)
+        return PendingStep(len(batch.scheduled), items, sampled, of_samples, of_prompts)
+
+    def recover(self) -> None:
+        """Make ready for a next step after one has failed.
+
+        Raises:
+            RuntimeError: the device is lost, as after an illegal memory access.
+        """
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._pending = nothing_pending(self._device)
+        memory.release(self._device)
+
+    def execute(self, batch: ScheduledBatch) -> StepOutput:
+        """Launch a step and wait for what it gives."""
+        return self.launch(batch).result()
+
+    def _compute(self, arrays: BatchArrays) -> Tensor:
+        """Hidden states [num_tokens, hidden_size] of a step."""
+        if self._graphs is not None and (size := self._graphs.size_for(arrays)) is not None:
+            return self._graphs.run(arrays, size, self._pending.token_ids)
+        tensors = arrays.to_device(self._device)
+        tensors.fill_pending(self._pending.token_ids)
+        self.attention.plan(tensors)
+        return self._decoder(tensors, self.attention)
 
     def _sample(
-        self, batch: ScheduledBatch, last_hidden: Tensor
-    ) -> tuple[list[int | None], list[TokenLogprobs | None]]:
-        """Next tokens of the requests whose newest token was computed in this step."""
-        token_ids: list[int | None] = [None] * len(batch.scheduled)
-        logprobs: list[TokenLogprobs | None] = [None] * len(batch.scheduled)
-        rows = [row for row, item in enumerate(batch.scheduled) if item.samples]
-        if not rows:
-            return token_ids, logprobs
-        requests = [batch.scheduled[row].request for row in rows]
+        self, batch: ScheduledBatch, hidden: Tensor, items: list[int], hidden_rows: list[int]
+    ) -> tuple[Tensor, list[Reported]]:
+        """Next tokens of some requests of the batch, [len(items)] int64, and their log-probabilities where asked for."""
+        if not items:
+            return self._pending.token_ids[:0], []
+        requests = [batch.scheduled[item].request for item in items]
+        wanted = build_sampling(requests, hidden_rows, self._eos_token_ids, self._decoder.vocab_size, self._pending)
+        logits = self._decoder.logits(hidden[wanted.hidden_rows])
         num_tops = [request.sampling_params.logprobs for request in requests]
-        logits = self._decoder.logits(last_hidden[torch.tensor(rows, device=self._device)])
-        untouched = logits.clone() if any(n is not None for n in num_tops) else logits
-        sampled = sampler.sample(logits, requests, self._eos_token_ids)
-        found = sampler.compute_logprobs(untouched, sampled, num_tops)
-        for row, token_id, logprob in zip(rows, sampled.tolist(), found, strict=True):
-            token_ids[row], logprobs[row] = token_id, logprob
-        return token_ids, logprobs
+        reported = [(item, num_top) for item, num_top in zip(items, num_tops, strict=True) if num_top is not None]
+        if not reported:
+            return sampler.sample(logits, wanted), []
+        untouched = logits.clone()
+        sampled = sampler.sample(logits, wanted)
+        rows, num_tops_of = wanted.logprob_rows, [num_top for _, num_top in reported]
+        found = sampler.compute_logprobs(untouched[rows], sampled[rows], max(num_tops_of))
+        return sampled, [Reported([item for item, _ in reported], num_tops_of, found)]
 
-    def _prompt_logprobs(self, item: ScheduledRequest, hidden: Tensor, start: int) -> list[TokenLogprobs]:
+    def _prompt_logprobs(self, item: ScheduledRequest, index: int, hidden: Tensor, start: int) -> list[Reported]:
         """Log-probabilities of the prompt tokens that this step's tokens predict.
 
         Args:
             item: the request's part of the step.
+            index: of it in the batch.
             hidden: [num_tokens, hidden_size] of the whole step.
             start: its first row there.
         """
-        num_top = item.request.sampling_params.prompt_logprobs
-        if num_top is None:
-            return []
-        prompt = item.request.prompt_token_ids
-        first = max(item.num_computed_tokens, item.request.num_reported_prompt_logprobs)
-        results: list[TokenLogprobs | None] = []
-        for place in range(first, min(item.seq_len, len(prompt) - 1), MAX_LOGPROB_ROWS):
-            stop = min(place + MAX_LOGPROB_ROWS, item.seq_len, len(prompt) - 1)
-            rows = hidden[start + place - item.num_computed_tokens : start + stop - item.num_computed_tokens]
-            targets = torch.tensor(prompt[place + 1 : stop + 1], device=self._device)
-            results += sampler.compute_logprobs(self._decoder.logits(rows), targets, [num_top] * (stop - place))
-        return [result for result in results if result is not None]
+        places, num_top = item.reported_places, item.request.sampling_params.prompt_logprobs or 0
+        found = []
+        for first in places[::MAX_LOGPROB_ROWS]:
+            stop = min(first + MAX_LOGPROB_ROWS, places.stop)
+            rows = hidden[start + first - item.num_computed_tokens : start + stop - item.num_computed_tokens]
+            targets = np.array(item.request.prompt_token_ids[first + 1 : stop + 1], dtype=np.int64)
+            [token_ids] = to_device([targets], self._device)
+            logprobs = sampler.compute_logprobs(self._decoder.logits(rows), token_ids, num_top)
+            found.append(Reported([index] * (stop - first), [num_top] * (stop - first), logprobs))
+        return found

@@ -1,106 +1,108 @@
-"""Logits to token ids, for the whole batch at once."""
+"""Logits to token ids, for the whole batch at once. Nothing here waits for the device."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from engine.kernels import sampling
-from engine.request import Request, SamplingParams, TokenLogprobs
+from engine.request import TokenLogprobs
+from engine.sampling_tensors import Draws, SamplingTensors
 
 
-def sample(logits: Tensor, requests: list[Request], eos_token_ids: list[int]) -> Tensor:
+class Logprobs(NamedTuple):
+    """Log-probabilities at some positions, from the model's own distribution.
+
+    Attributes:
+        token_ids: [num_rows] int64.
+        logprobs: [num_rows], of those.
+        top_token_ids: [num_rows, num_top] int64, the most probable ones in order.
+        top_logprobs: [num_rows, num_top].
+    """
+
+    token_ids: Tensor
+    logprobs: Tensor
+    top_token_ids: Tensor
+    top_logprobs: Tensor
+
+    def to_list(self, num_tops: list[int]) -> list[TokenLogprobs]:
+        """As plain data, each row with so many of the most probable ones."""
+        rows = zip(*(tensor.tolist() for tensor in self), num_tops, strict=True)
+        return [
+            TokenLogprobs(token_id, logprob, ids[:num_top], values[:num_top])
+            for token_id, logprob, ids, values, num_top in rows
+        ]
+
+
+def sample(logits: Tensor, wanted: SamplingTensors) -> Tensor:
     """One token for each row.
 
     The order is: penalties, logit_bias, min_tokens, temperature, top_k, top_p, min_p, then the draw.
 
     Args:
         logits: [num_rows, vocab_size] float32 or wider; changed in place.
-        requests: one a row, as they are before the token.
-        eos_token_ids: the model's own end-of-sequence tokens (masked by min_tokens).
+        wanted: by the rows.
 
     Returns:
         [num_rows] int64.
     """
-    adjust_logits(logits, requests, eos_token_ids)
+    adjust_logits(logits, wanted)
     token_ids = logits.argmax(dim=-1)
-    for is_truncated in (False, True):
-        rows = [
-            i for i, r in enumerate(requests) if r.sampling_params.temperature > 0 and _truncates(r) == is_truncated
-        ]
-        if rows:
-            idx = torch.tensor(rows, device=logits.device)
-            token_ids[idx] = _draw(logits[idx], [requests[row] for row in rows], is_truncated=is_truncated)
+    for draws, draw in ((wanted.plain, _draw), (wanted.truncated, _draw_truncated)):
+        if draws.rows.numel():
+            token_ids[draws.rows] = draw(logits[draws.rows], draws)
     return token_ids
 
 
-def compute_logprobs(logits: Tensor, token_ids: Tensor, num_tops: list[int | None]) -> list[TokenLogprobs | None]:
-    """Log-probabilities of the given tokens and of the most probable ones, from the model's own distribution.
+def compute_logprobs(logits: Tensor, token_ids: Tensor, num_top: int) -> Logprobs:
+    """Log-probabilities of the given tokens and of the most probable ones.
 
     Args:
         logits: [num_rows, vocab_size], as the model gave them.
         token_ids: [num_rows] int64.
-        num_tops: for each row how many most probable tokens to list; None: nothing is asked for.
+        num_top: how many most probable tokens to list.
     """
-    rows = [row for row, num_top in enumerate(num_tops) if num_top is not None]
-    results: list[TokenLogprobs | None] = [None] * len(num_tops)
-    if not rows:
-        return results
-    idx = torch.tensor(rows, device=logits.device)
-    logprobs, chosen = logits[idx].log_softmax(dim=-1), token_ids[idx]
-    chosen_logprobs = logprobs.gather(1, chosen.unsqueeze(1)).squeeze(1).tolist()
-    top = logprobs.topk(max(n for n in num_tops if n is not None), dim=-1)
-    tops = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    for row, token_id, logprob, (ids, values) in zip(rows, chosen.tolist(), chosen_logprobs, tops, strict=True):
-        num_top = num_tops[row]
-        results[row] = TokenLogprobs(token_id, logprob, ids[:num_top], values[:num_top])
-    return results
+    logprobs = logits.log_softmax(dim=-1)
+    chosen = logprobs.gather(1, token_ids.unsqueeze(1)).squeeze(1)
+    top = logprobs.topk(num_top, dim=-1)
+    return Logprobs(token_ids, chosen, top.indices, top.values)
 
 
-def adjust_logits(logits: Tensor, requests: list[Request], eos_token_ids: list[int]) -> None:
+def adjust_logits(logits: Tensor, wanted: SamplingTensors) -> None:
     """Penalties, logit_bias and min_tokens, in place; rows that ask for none of them cost nothing."""
-    for row, request in enumerate(requests):
-        params = request.sampling_params
-        if _has_penalty(params):
-            sampling.apply_penalties(
-                logits[row],
-                torch.tensor(request.prompt_token_ids, device=logits.device),
-                torch.tensor(request.output_token_ids, dtype=torch.int64, device=logits.device),
-                repetition_penalty=params.repetition_penalty,
-                presence_penalty=params.presence_penalty,
-                frequency_penalty=params.frequency_penalty,
-            )
-        if params.logit_bias:
-            bias = torch.tensor(list(params.logit_bias.values()), dtype=logits.dtype, device=logits.device)
-            logits[row, list(params.logit_bias)] += bias
-        if len(request.output_token_ids) < params.min_tokens:
-            logits[row, [*eos_token_ids, *params.stop_token_ids]] = -torch.inf
+    for row, params, prompt_token_ids, output_token_ids in wanted.penalized:
+        sampling.apply_penalties(
+            logits[row],
+            prompt_token_ids,
+            output_token_ids,
+            repetition_penalty=params.repetition_penalty,
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+        )
+    rows, token_ids, biases = wanted.biased
+    if rows.numel():
+        logits[rows, token_ids] += biases.to(logits.dtype)
+    rows, token_ids = wanted.masked
+    if rows.numel():
+        logits[rows, token_ids] = -torch.inf
 
 
-def _draw(logits: Tensor, requests: list[Request], *, is_truncated: bool) -> Tensor:
-    """Random tokens [num_rows]; whether rows are sorted depends on the row alone, never on its neighbours."""
-    params = [request.sampling_params for request in requests]
-    draws = [sampling.uniform(p.seed or 0, len(r.output_token_ids)) for p, r in zip(params, requests, strict=True)]
-    uniform = torch.tensor(draws, dtype=torch.float64, device=logits.device)
-    scaled = logits / _column([p.temperature for p in params], logits)
-    if not is_truncated:
-        return sampling.inverse_cdf(scaled.softmax(dim=-1), uniform)
-    top_k = [p.top_k if p.top_k > 0 else logits.shape[-1] for p in params]
+def _draw(logits: Tensor, draws: Draws) -> Tensor:
+    """Random tokens [num_rows]."""
+    scaled = logits / _column(draws.temperature, logits)
+    return sampling.inverse_cdf(scaled.softmax(dim=-1), draws.uniform)
+
+
+def _draw_truncated(logits: Tensor, draws: Draws) -> Tensor:
+    """Random tokens [num_rows] among the most probable ones."""
     probs, order = sampling.truncate(
-        scaled,
-        top_k=_column(top_k, logits),
-        top_p=_column([p.top_p for p in params], logits),
-        min_p=_column([p.min_p for p in params], logits),
+        logits / _column(draws.temperature, logits),
+        top_k=draws.top_k.unsqueeze(1),
+        top_p=_column(draws.top_p, logits),
+        min_p=_column(draws.min_p, logits),
     )
-    return order.gather(1, sampling.inverse_cdf(probs, uniform).unsqueeze(1)).squeeze(1)
+    return order.gather(1, sampling.inverse_cdf(probs, draws.uniform).unsqueeze(1)).squeeze(1)
 
 
-def _column(values: list[float] | list[int], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
-
-
-def _truncates(request: Request) -> bool:
-    params = request.sampling_params
-    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
-
-
-def _has_penalty(params: SamplingParams) -> bool:
-    return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.dtype).unsqueeze(1)

@@ -4,6 +4,10 @@ Every step is a set of requests with a number of tokens each. A request in decod
 many as the step's token budget leaves, so a long prompt is spread over steps while the others go on decoding. Blocks
 are taken when tokens need them; when there are none, the request that arrived last gives all of its blocks back and
 waits, to be computed again (its full blocks may still be found in the prefix cache).
+
+Nothing here looks at a token's value, so a step can be planned while the one before it runs: a token that is not read yet
+is pending, and counts. That a token was the last one by its value shows only when it is read: a step planned before that
+computes one token too many.
 """
 
 import time
@@ -56,7 +60,7 @@ class Scheduler:
         self._waiting.push(request)
 
     def schedule(self) -> ScheduledBatch | None:
-        """The next step; None when nothing waits or runs.
+        """The next step; None when there is nothing to compute before the results of the steps that run are booked.
 
         Side effects: blocks are allocated, requests may be preempted and admitted.
         """
@@ -97,7 +101,7 @@ class Scheduler:
 
     def _running_in_order(self) -> tuple[list[Request], list[Request]]:
         """Decodes, then prefills, so that a long prompt never takes the budget from those that stream."""
-        running = sorted(self._running.values(), key=self._waiting.key)
+        running = sorted((r for r in self._running.values() if not r.is_ending), key=self._waiting.key)
         decodes = [request for request in running if request.num_tokens - request.num_computed_tokens == 1]
         return decodes, [request for request in running if request.num_tokens - request.num_computed_tokens > 1]
 
@@ -107,11 +111,16 @@ class Scheduler:
                 self._continue(request)
 
     def _continue(self, request: Request) -> None:
-        """Schedule a running request's next tokens, preempting from the back of the order while there is no room."""
+        """Schedule a running request's next tokens, preempting from the back of the order while there is no room.
+
+        Where somebody is ending it waits instead: there will be blocks when the step that runs is booked.
+        """
         num_scheduled_tokens = min(self._budget, request.num_tokens - request.num_computed_tokens)
         if num_scheduled_tokens == 0:
             return
         while not self._try_schedule(request, num_scheduled_tokens):
+            if any(other.is_ending for other in self._running.values()):
+                return
             victim = max(self._running.values(), key=self._waiting.key)
             self._preempt(victim)
             if victim is request:
@@ -192,6 +201,6 @@ def finish_reason_of(request: Request, eos_token_ids: set[int], max_model_len: i
     is_stop = newest in params.stop_token_ids or (newest in eos_token_ids and not params.ignore_eos)
     if is_stop and num_output >= params.min_tokens:
         return FinishReason.STOP
-    if num_output >= params.max_tokens or request.num_tokens >= max_model_len:
+    if num_output >= params.max_tokens or request.num_known_tokens >= max_model_len:
         return FinishReason.LENGTH
     return None

@@ -1,6 +1,12 @@
-"""Safetensors to parameters: names, shapes and dtypes are checked before the first byte is copied."""
+"""Safetensors to parameters: names, shapes and dtypes are checked before the first byte is copied.
 
+Files are read one after the other, each from its beginning to its end, and what is read goes straight to the device;
+conversion, permutation and the look for numbers that are not finite happen there.
+"""
+
+import logging
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,10 +15,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from checkpoints.headers import TensorHeader
+from checkpoints.progress import byte_progress
+from configs.sizes import format_bytes
 from engine.dtypes import SAFETENSORS_DTYPES
 from engine.errors import ModelLoadError
+from engine.kernels.base import Kernels
 from engine.models.spec import DecoderSpec
 from engine.models.tensor_names import WeightMap, WeightSource
+from engine.staging import build_stager
+
+logger = logging.getLogger("headcount.engine")
 
 MAX_LISTED = 5
 
@@ -43,16 +55,16 @@ def load_parameters(
     sources = match_names(weight_map, headers)
     check_tensors(sources, shapes, headers)
     parameters = {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
-    for path, names in _by_file(sources, headers).items():
-        with safe_open(path, framework="pt") as file:
-            for name in names:
-                tensor = file.get_tensor(name)
-                filled = _copy(tensor, sources[name], parameters)
-                if not allow_non_finite:
-                    check_finite(name, tensor, filled)
+    _fill(parameters, sources, headers, device, allow_non_finite=allow_non_finite)
     if weight_map.table_again in headers:
         check_table(headers[weight_map.table_again], sources, parameters)
     return parameters
+
+
+def pack_weights(spec: DecoderSpec, parameters: dict[str, Tensor], kernels: Kernels) -> None:
+    """Bring all weights into the order that `kernels` read, in place; once only."""
+    for name in spec.linear_weights():
+        kernels.pack(parameters[name])
 
 
 def match_names(weight_map: WeightMap, headers: Iterable[str]) -> dict[str, WeightSource]:
@@ -111,10 +123,37 @@ def _row_dim(source: WeightSource, num_dims: int) -> int:
 
 
 def _by_file(sources: dict[str, WeightSource], headers: dict[str, TensorHeader]) -> dict[Path, list[str]]:
+    """Names by file, in the order of their data, as headers are."""
     files: dict[Path, list[str]] = {}
-    for name in sources:
-        files.setdefault(headers[name].file, []).append(name)
+    for name, header in headers.items():
+        if name in sources:
+            files.setdefault(header.file, []).append(name)
     return files
+
+
+def _fill(
+    parameters: dict[str, Tensor],
+    sources: dict[str, WeightSource],
+    headers: dict[str, TensorHeader],
+    device: torch.device,
+    *,
+    allow_non_finite: bool,
+) -> None:
+    """Read every tensor into its place, file by file, under a progress bar; the speed goes to the log."""
+    start_s, num_bytes, stager = time.perf_counter(), 0, build_stager(device)
+    with byte_progress("loading weights", sum(headers[name].nbytes for name in sources)) as show:
+        for path, names in _by_file(sources, headers).items():
+            with safe_open(path, framework="pt") as file:
+                for name in names:
+                    tensor = stager.stage(file.get_tensor(name))
+                    filled = _copy(tensor, sources[name], parameters)
+                    if not allow_non_finite:
+                        check_finite(name, tensor, filled)
+                    num_bytes += headers[name].nbytes
+                    show(num_bytes)
+    seconds = time.perf_counter() - start_s
+    speed = format_bytes(int(num_bytes / seconds))
+    logger.info("loaded %s of weights in %.2f s: %s/s", format_bytes(num_bytes), seconds, speed)
 
 
 def check_finite(name: str, tensor: Tensor, filled: Tensor) -> None:
@@ -177,7 +216,9 @@ def _copy(tensor: Tensor, source: WeightSource, parameters: dict[str, Tensor]) -
     if source.is_transposed:
         tensor = tensor.transpose(-1, -2)
     if source.order is not None:
-        tensor = tensor.index_select(_row_dim(source, tensor.dim()), torch.tensor(source.order.rows))
+        tensor = tensor.index_select(
+            _row_dim(source, tensor.dim()), torch.tensor(source.order.rows, device=tensor.device)
+        )
     return target.copy_(tensor)
 
 

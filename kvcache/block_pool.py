@@ -8,6 +8,7 @@ Every block is in exactly one of three states:
 
     free --allocate--> used --release--> cached (with a hash) or free (without)
     cached --incref--> used              cached --allocate (evicts)--> used
+    cached --forget_cached--> free
 
 `allocate` takes free blocks first: as long as there is one, nothing that could be found again is lost.
 """
@@ -117,6 +118,13 @@ class BlockPool:
             self._ref_counts[block_id] -= 1
             if self._ref_counts[block_id] == 0:
                 self._retire(block_id)
+
+    def forget_cached(self) -> None:
+        """Makes all cached blocks free ones. O(cached blocks)."""
+        while self._cached:
+            block_id, _ = self._cached.popitem(last=False)
+            self._forget(block_id)
+            self._free.append(block_id)
 
     def register(self, block_id: int, block_hash: BlockHash) -> bool:
         """Makes a used block findable by the hash of its contents.

@@ -2,7 +2,7 @@
 
 The life of a request here:
 
-    find_cached_prefix -> (allocate_slots -> [the step runs] -> commit_tokens) * steps -> free
+    find_cached_prefix -> (allocate_slots -> [the step is launched] -> commit_tokens) * steps -> free
 
 It becomes known by find_cached_prefix or by its first successful allocate_slots, and unknown by free. A request that is
 preempted is freed too; its full blocks stay cached, so that find_cached_prefix finds them unless they were evicted.
@@ -186,14 +186,21 @@ class KVCacheManager:
         return holding.block_tables
 
     def commit_tokens(
-        self, request_id: str, num_computed_tokens: int, token_ids: Callable[[int, int], Sequence[int]]
+        self,
+        request_id: str,
+        num_computed_tokens: int,
+        token_ids: Callable[[int, int], Sequence[int]],
+        num_known_tokens: int | None = None,
     ) -> None:
-        """Says that a step has written KV; blocks that became full by it can be found from now on. O(new full blocks).
+        """Says that a step writes KV before any later step reads it; its full blocks can be found from now on, as far as
+        their ids are known. O(new full blocks).
 
         Args:
             request_id: whose.
             num_computed_tokens: tokens whose KV is valid now, from the first on.
             token_ids: gives the ids at positions [start, stop); called only when a block became full.
+            num_known_tokens: tokens whose ids are known, from the first on; None: all. When the rest becomes known, this
+                is called again.
 
         Raises:
             UnknownRequestError: the request holds nothing.
@@ -206,7 +213,8 @@ class KVCacheManager:
                 f"num_computed_tokens of request {request_id!r} must be {holding.num_computed_tokens} "
                 f"to {num_slots}, got {num_computed_tokens}"
             )
-        self._register_full_blocks(holding, num_computed_tokens // self._block_size, token_ids)
+        num_hashable = num_computed_tokens if num_known_tokens is None else min(num_computed_tokens, num_known_tokens)
+        self._register_full_blocks(holding, num_hashable // self._block_size, token_ids)
         holding.num_computed_tokens = num_computed_tokens
 
     def free(self, request_id: str) -> None:
@@ -219,6 +227,10 @@ class KVCacheManager:
         del self._holdings[request_id]
         for group in self._range:
             self._pool.release(self._held(holding, group))
+
+    def clear_prefix_cache(self) -> None:
+        """Makes every block that nobody holds a free one: what a failed step left in them is not to be trusted."""
+        self._pool.forget_cached()
 
     def check_integrity(self) -> None:
         """Compares every block with every table; O(blocks).

@@ -17,6 +17,7 @@ def ledger_entries(ledger: MemoryLedger) -> dict[str, int]:
         "weights": ledger.weights_bytes,
         "KV pool": ledger.kv_cache_bytes,
         "workspace": ledger.workspace_bytes,
+        "graphs": ledger.graphs_bytes,
         "framework": ledger.framework_bytes,
         "other programs": ledger.other_bytes,
         "unaccounted": ledger.unaccounted_bytes,

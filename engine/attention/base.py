@@ -17,6 +17,10 @@ class AttentionBackend(Protocol):
     name: str
     grows_with_context: bool
     """Its scratch is larger for longer contexts: the largest step is measured at the longest one."""
+    is_graphable: bool
+    """Steps in which every sequence decodes can be graphs (engine/graphs.py): once planned for some tensors and the longest
+    context, `forward` does for whatever these tensors hold later. It waits for nothing on the device, and reads no
+    further in a block table than seq_lens say."""
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None: ...
 

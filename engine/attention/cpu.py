@@ -16,6 +16,7 @@ class CpuBackend:
 
     name = "cpu"
     grows_with_context = False
+    is_graphable = False
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec = spec
@@ -24,7 +25,6 @@ class CpuBackend:
         self._groups = storage.geometry.group_indices
         self._kernels = cpu.CpuKernels(self._k_caches[0].dtype)
         self._batch: BatchTensors | None = None
-        self._seq_lens = torch.empty(0, dtype=torch.int64)
 
     @staticmethod
     def objections(
@@ -39,7 +39,6 @@ class CpuBackend:
     def plan(self, batch: BatchTensors) -> None:
         """Keep the step's tables; the kernel needs nothing more."""
         self._batch = batch
-        self._seq_lens = torch.tensor(batch.seq_lens_list, dtype=torch.int64)
 
     @property
     def paged_step(self) -> PagedStep:
@@ -56,7 +55,7 @@ class CpuBackend:
             batch.slot_mapping,
             batch.block_tables,
             batch.cu_seqlens_q,
-            self._seq_lens,
+            batch.seq_lens,
         )
 
     def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
@@ -73,7 +72,7 @@ class CpuBackend:
             cache,
             batch.block_tables[group],
             cu_seqlens_q=batch.cu_seqlens_q,
-            seq_lens=self._seq_lens,
+            seq_lens=batch.seq_lens,
             softmax_scale=layer.softmax_scale,
             sliding_window=layer.sliding_window,
             sinks=sinks,

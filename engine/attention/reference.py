@@ -51,6 +51,7 @@ class ReferenceBackend:
 
     name = "reference"
     grows_with_context = True
+    is_graphable = False
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec = spec

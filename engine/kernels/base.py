@@ -56,8 +56,21 @@ class Kernels(Protocol):
         """`reference`, `cpu`, ..."""
         ...
 
+    def pack(self, weight: Tensor) -> None:
+        """Bring a weight into the order that `linear` and `gather_rows` read, in place; once only."""
+        ...
+
+    def gather_rows(self, weight: Tensor, row_ids: Tensor) -> Tensor:
+        """Rows of a weight that `pack` had."""
+        ...
+
+    @property
+    def has_graphable_experts(self) -> bool:
+        """Whether `grouped_linear` goes by its counts on the device, without reading them on the host."""
+        ...
+
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-        """X W^T (+ bias) (+ residual)."""
+        """X W^T (+ bias) (+ residual), of a weight that `pack` had."""
         ...
 
     def grouped_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:

@@ -14,10 +14,32 @@ from engine.models.spec import Activation, DecoderSpec
 from kvcache.storage import LayerCache
 
 name = "reference"
+has_graphable_experts = False
 """The module itself is a `Kernels`."""
 
 SWIGLU_LIMIT, SWIGLU_ALPHA = 7.0, 1.702
 """Constants of Activation.CLAMPED_SWIGLU."""
+
+
+def pack(weight: Tensor) -> None:
+    """Bring a weight into the order that `linear` and `gather_rows` read, in place; once only. It is in it already.
+
+    Args:
+        weight: [out, in], or [num_groups, out, in].
+    """
+
+
+def gather_rows(weight: Tensor, row_ids: Tensor) -> Tensor:
+    """Rows of a weight that `pack` had.
+
+    Args:
+        weight: [out, in].
+        row_ids: [num_rows] int64.
+
+    Returns:
+        [num_rows, in].
+    """
+    return F.embedding(row_ids, weight)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:

@@ -30,7 +30,7 @@ def apply_penalties(
     presence_penalty: float,
     frequency_penalty: float,
 ) -> None:
-    """Penalise tokens that were seen, in place; touches their logits only.
+    """Penalise tokens that were seen, in place; touches their logits only, and waits for no value on the device.
 
     Args:
         logits: [vocab_size].
@@ -40,12 +40,13 @@ def apply_penalties(
         presence_penalty: subtracted once.
         frequency_penalty: subtracted for each occurrence.
     """
+    counts = torch.zeros_like(logits)
+    counts.index_add_(0, output_token_ids, torch.ones_like(output_token_ids, dtype=logits.dtype))
     if repetition_penalty != 1:
-        seen = torch.cat((prompt_token_ids, output_token_ids)).unique()
-        values = logits[seen]
-        logits[seen] = torch.where(values > 0, values / repetition_penalty, values * repetition_penalty)
-    output, counts = output_token_ids.unique(return_counts=True)
-    logits[output] -= presence_penalty + frequency_penalty * counts.to(logits.dtype)
+        is_seen = (counts > 0).index_fill_(0, prompt_token_ids, 1)
+        penalized = torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty)
+        logits.copy_(torch.where(is_seen, penalized, logits))
+    logits -= torch.where(counts > 0, presence_penalty + frequency_penalty * counts, 0.0)
 
 
 def truncate(logits: Tensor, *, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.kernels import reference
 from engine.kernels.base import Kernels
 from engine.layers.linear import Linear
 from engine.layers.norm import Norm
@@ -15,8 +16,12 @@ from engine.models.spec import EmbeddingSpec
 class Embedding:
     """The token's embedding and, as the spec says, its position's and its predecessor's."""
 
-    def __init__(self, spec: EmbeddingSpec, kernels: Kernels, parameters: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, spec: EmbeddingSpec, kernels: Kernels, parameters: Mapping[str, Tensor], *, is_packed: bool
+    ) -> None:
         self._table = parameters["embed.weight"]
+        # The head multiplies by a tied table too, and so its rows are in the order of its kernel.
+        self._gather_rows = kernels.gather_rows if is_packed else reference.gather_rows
         self._multiplier = None
         if spec.multiplier != 1.0:
             # In the model's dtype, as it was trained: in bfloat16, Gemma's sqrt(3072) is 55.5.
@@ -40,7 +45,7 @@ class Embedding:
         return x if self._smear_gate is None else self._smear(x, positions, self._embed(previous_ids, positions - 1))
 
     def _embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        x = F.embedding(input_ids, self._table)
+        x = self._gather_rows(self._table, input_ids)
         if self._multiplier is not None:
             x = x * self._multiplier
         if self._projection is not None:

@@ -53,7 +53,7 @@ class Decoder:
 
     Args:
         spec: what it is.
-        parameters: every name of spec.parameter_shapes(), on one device, in one dtype.
+        parameters: every name of spec.parameter_shapes(), on one device, in one dtype; weights packed by `kernels`.
         max_model_len: longest context that will be asked of it.
         kernels: what its layers run on; None: the fastest for the parameters' device and dtype.
     """
@@ -66,8 +66,9 @@ class Decoder:
         kernels: Kernels | None = None,
     ) -> None:
         table = parameters["embed.weight"]
+        self.vocab_size = spec.vocab_size
         kernels = kernels or select_kernels(table.device, table.dtype)
-        self._embedding = Embedding(spec.embedding, kernels, parameters)
+        self._embedding = Embedding(spec.embedding, kernels, parameters, is_packed=spec.head.is_tied)
         ropes = dict.fromkeys(layer.rope for layer in spec.layers if layer.rope)
         self._rotaries = {rope: Rotary(rope, max_model_len, table.dtype, table.device) for rope in ropes}
         self._layers = [DecoderLayer(spec, kernels, parameters, layer_idx) for layer_idx in range(spec.num_layers)]

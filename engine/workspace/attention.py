@@ -6,7 +6,7 @@ from engine.workspace.step_size import StepSize
 
 RUN_BYTES = 64
 """src/attention.c: Run."""
-RUN_ROWS = 36
+RUN_ROWS = 72
 """src/attention.c: BLOCK_ROWS."""
 INDEX_BYTES = 8
 SCALE_BYTES = 2

@@ -1,31 +1,51 @@
-"""Sums a bench up: percentiles, a table, a JSON file that says where the numbers come from."""
+"""Sums a bench up: throughput, percentiles, goodput, and a JSON file that says where the numbers come from."""
 
-import os
 import platform
 import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
+from server.cli.bench_load import LoadOptions
 from server.cli.bench_run import LevelTimes, Measured
+from server.cli.machine import machine_facts, versions_of
 
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 VERSIONED = ("headcount", "torch", "httpx", "pydantic", "fastapi", "uvicorn")
 
 
-class LevelReport(msgspec.Struct, frozen=True):
-    """One concurrency, summed up. Latencies map p50, p90 and p99 to seconds."""
+class Goodput(msgspec.Struct, frozen=True):
+    """How many requests met the service level objective.
 
-    concurrency: int
+    Attributes:
+        objectives_s: objective -> the most seconds that it allows.
+        share: of all requests that were sent; one that failed did not meet it.
+        requests_per_s: that met it.
+    """
+
+    objectives_s: dict[str, float]
+    num_requests: int
+    share: float
+    requests_per_s: float
+
+
+class LevelReport(msgspec.Struct, frozen=True):
+    """One concurrency or rate, summed up. Latencies map p50, p90, p95 and p99 to seconds.
+
+    Attributes:
+        ttft_s: time to first token.
+        itl_s: gaps between the pieces of an answer, all requests' together.
+        tpot_s: mean time of a token after the first, of each request.
+        e2e_s: to the end of a request.
+    """
+
+    concurrency: int | None
+    request_rate: float | None
+    most_at_once: int
     num_requests: int
     num_errors: int
     errors: dict[str, int]
@@ -37,7 +57,14 @@ class LevelReport(msgspec.Struct, frozen=True):
     requests_per_s: float
     ttft_s: dict[str, float]
     itl_s: dict[str, float]
+    tpot_s: dict[str, float]
     e2e_s: dict[str, float]
+    goodput: Goodput | None = None
+
+    @property
+    def title(self) -> str:
+        """`8 at once` or `2.5 a second`."""
+        return LevelTimes(self.concurrency, self.request_rate).title
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -53,26 +80,28 @@ class Report(msgspec.Struct, frozen=True):
     levels: list[LevelReport]
 
 
-def build_report(url: str, measured: Measured, load: dict[str, Any]) -> Report:
-    """Sum up what was measured on the server at `url`."""
+def build_report(url: str, measured: Measured, load: LoadOptions) -> Report:
+    """Sum up what was measured on the server at `url`. The machine is the one that the load comes from."""
     return Report(
-        command=shlex.join(["headcount", *_without_key(sys.argv[1:])]),
+        command=command_line(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         url=url,
         model=measured.model,
-        load=load,
+        load=load.model_dump(),
         machine=machine_facts(),
-        versions={"server": measured.server_version, "python": platform.python_version(), **_versions()},
-        levels=[sum_up(level) for level in measured.levels],
+        versions={"server": measured.server_version, "python": platform.python_version(), **versions_of(VERSIONED)},
+        levels=[sum_up(level, load.objectives_s) for level in measured.levels],
     )
 
 
-def sum_up(level: LevelTimes) -> LevelReport:
+def sum_up(level: LevelTimes, objectives_s: dict[str, float]) -> LevelReport:
     """Throughput over the whole wall time, latencies over the requests that ended well."""
     prompt_tokens = sum(times.prompt_tokens for times in level.completed)
     output_tokens = sum(times.output_tokens for times in level.completed)
     return LevelReport(
         concurrency=level.concurrency,
+        request_rate=level.request_rate,
+        most_at_once=level.most_at_once,
         num_requests=level.num_completed + level.errors.total(),
         num_errors=level.errors.total(),
         errors=dict(level.errors),
@@ -84,12 +113,20 @@ def sum_up(level: LevelTimes) -> LevelReport:
         requests_per_s=level.num_completed / level.wall_s,
         ttft_s=percentiles([times.ttft_s for times in level.completed]),
         itl_s=percentiles([gap for times in level.completed for gap in times.itl_s]),
+        tpot_s=percentiles([times.tpot_s for times in level.completed if times.tpot_s is not None]),
         e2e_s=percentiles([times.e2e_s for times in level.completed]),
+        goodput=_goodput(level, objectives_s) if objectives_s else None,
     )
 
 
+def _goodput(level: LevelTimes, objectives_s: dict[str, float]) -> Goodput:
+    num_good = sum(times.meets(objectives_s) for times in level.completed)
+    num_sent = level.num_completed + level.errors.total()
+    return Goodput(objectives_s, num_good, num_good / num_sent, num_good / level.wall_s)
+
+
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p90 and p99, interpolated between neighbours; empty where there is nothing to measure."""
+    """p50, p90, p95 and p99, interpolated between neighbours; empty where there is nothing to measure."""
     ordered = sorted(values)
     return {name: _quantile(ordered, share) for name, share in QUANTILES.items()} if ordered else {}
 
@@ -101,36 +138,13 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
-def machine_facts() -> dict[str, Any]:
-    """The machine that the load comes from; a server on a loopback address runs on it, too."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def command_line() -> str:
+    """The command that runs, fit for a file that is shared."""
+    return shlex.join(["headcount", *_without_key(sys.argv[1:])])
 
 
 def _without_key(arguments: Sequence[str]) -> list[str]:
-    """The command line fit for a file that is shared: without the key's text."""
+    """The command line without the key's text."""
     kept: list[str] = []
     for argument in arguments:
         if argument.startswith("--api-key="):
@@ -140,33 +154,6 @@ def _without_key(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def print_report(report: Report) -> None:
-    """A table for people, on standard output."""
-    load, console = report.load, Console(highlight=False)
-    title = f"{report.model['id']}: {load['prompt_tokens']} prompt tokens, {load['max_tokens']} output tokens"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    latencies = [f"{kind}\n{name} ms" for kind in ("TTFT", "ITL") for name in QUANTILES]
-    for heading in ("at once", "requests", "output\ntok/s", *latencies):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for level in report.levels:
-        table.add_row(
-            str(level.concurrency),
-            str(level.num_requests),
-            f"{level.output_tokens_per_s:,.1f}",
-            *_milliseconds(level.ttft_s),
-            *_milliseconds(level.itl_s),
-        )
-    console.print(table)
-    for level in report.levels:
-        for message, count in level.errors.items():
-            console.print(f"{count} errors at {level.concurrency} at once: {message}", style="red", markup=False)
-
-
-def _milliseconds(quantiles: dict[str, float]) -> list[str]:
-    numbers = [1000 * quantiles[name] for name in QUANTILES] if quantiles else []
-    return [f"{number:,.1f}" if number < 100 else f"{number:,.0f}" for number in numbers] or ["-"] * len(QUANTILES)
-
-
-def write_report(report: Report, path: Path) -> None:
+def write_report(report: msgspec.Struct, path: Path) -> None:
     """The report as JSON, with one line a value."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")

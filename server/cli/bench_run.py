@@ -1,11 +1,10 @@
-"""Puts a server under load and keeps the time."""
+"""Puts a server under load: closed loop (so many requests at once) or open loop (so many a second)."""
 
 import asyncio
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -13,10 +12,11 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from server.cli.bench import LoadOptions
+from server.cli.bench_load import Body, LoadOptions
+from server.cli.bench_stream import RequestTimes, time_request
 from server.cli.errors import CommandError
 from server.cli.options import ServerOptions
-from server.cli.sse import parse_event, refuse
+from server.cli.sse import refuse
 
 WARM_UP_TOKENS = 8
 REQUEST_TIMEOUT_S = 600.0
@@ -27,39 +27,44 @@ WORDS = (
 """Its token ids are what prompts are drawn from: ordinary ones, whatever the vocabulary."""
 
 
-class RequestTimes(msgspec.Struct):
-    """What one request took.
-
-    Attributes:
-        ttft_s: from sending to the first token.
-        itl_s: from each piece of the answer to the next.
-        e2e_s: from sending to the end.
-    """
-
-    ttft_s: float = 0.0
-    itl_s: list[float] = []
-    e2e_s: float = 0.0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-
-
 class LevelTimes(msgspec.Struct):
-    """All requests at one concurrency.
+    """All requests at one concurrency, or at one rate.
 
     Attributes:
+        concurrency: requests kept running at once; None in an open loop.
+        request_rate: requests a second; None in a closed loop.
+        most_at_once: requests that were under way at the same time.
         wall_s: from the first request's start to the last one's end.
         errors: message -> requests that ended with it.
     """
 
-    concurrency: int
+    concurrency: int | None = None
+    request_rate: float | None = None
+    most_at_once: int = 0
     wall_s: float = 0.0
     completed: list[RequestTimes] = []
     errors: Counter[str] = msgspec.field(default_factory=Counter)
+    _num_running: int = 0
 
     @property
     def num_completed(self) -> int:
         """Requests that ended well."""
         return len(self.completed)
+
+    @property
+    def title(self) -> str:
+        """`8 at once` or `2.5 a second`."""
+        return f"{self.concurrency} at once" if self.request_rate is None else f"{self.request_rate:g} a second"
+
+    async def add(self, client: httpx.AsyncClient, body: Body, due_s: float | None = None) -> None:
+        """Send one request and book how it ended."""
+        self._num_running += 1
+        self.most_at_once = max(self.most_at_once, self._num_running)
+        try:
+            self.completed.append(await time_request(client, body, due_s))
+        except (CommandError, httpx.HTTPError) as error:
+            self.errors[str(error) or type(error).__name__] += 1
+        self._num_running -= 1
 
 
 class Measured(msgspec.Struct):
@@ -71,7 +76,7 @@ class Measured(msgspec.Struct):
 
 
 async def run_bench(server: ServerOptions, load: LoadOptions) -> Measured:
-    """Warm the server up, then measure it at each concurrency.
+    """Warm the server up, then measure it at each concurrency, or at each rate where there are any.
 
     Raises:
         CommandError: the server refuses what a bench needs.
@@ -81,13 +86,12 @@ async def run_bench(server: ServerOptions, load: LoadOptions) -> Measured:
     timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=5.0)
     async with httpx.AsyncClient(base_url=server.url, headers=server.headers, limits=limits, timeout=timeout) as client:
         model = await _find_model(client, server.model)
-        bodies = _bodies(model["id"], await _token_ids(client, model["id"]), load)
-        warm_up = max(load.concurrency)
-        await _run_level(client, bodies, warm_up, warm_up, "warm-up", max_tokens=min(WARM_UP_TOKENS, load.max_tokens))
-        levels = [
-            await _run_level(client, bodies, concurrency, load.requests_at(concurrency), f"{concurrency} at once")
-            for concurrency in load.concurrency
-        ]
+        bodies = load.bodies(model["id"], await _token_ids(client, model["id"]))
+        await _warm_up(client, bodies, load)
+        if load.request_rate:
+            levels = [await run_open_loop(client, bodies, rate, load.arrivals_s(rate)) for rate in load.request_rate]
+        else:
+            levels = [await run_closed_loop(client, bodies, n, load.requests_at(n)) for n in load.concurrency]
         return Measured(model, await _server_version(client), levels)
 
 
@@ -111,76 +115,59 @@ async def _server_version(client: httpx.AsyncClient) -> str:
     return str(response.json().get("version", "unknown")) if response.is_success else "unknown"
 
 
-def _bodies(model: str, token_ids: list[int], load: LoadOptions) -> Iterator[dict[str, Any]]:
-    """Completion requests without end, each with a prompt of its own."""
-    draw = random.Random(load.seed)  # noqa: S311  prompts are no secret
-    while True:
-        yield {
-            "model": model,
-            "prompt": draw.choices(token_ids, k=load.prompt_tokens),
-            "max_tokens": load.max_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+async def _warm_up(client: httpx.AsyncClient, bodies: Iterator[Body], load: LoadOptions) -> None:
+    """Short answers, which do not count, at the highest concurrency that will come."""
+    num_requests = 1 if load.request_rate else max(load.concurrency)
+    short = ({**body, "max_tokens": min(WARM_UP_TOKENS, load.max_tokens)} for body in bodies)
+    await run_closed_loop(client, short, num_requests, num_requests)
 
 
-async def _run_level(
-    client: httpx.AsyncClient,
-    bodies: Iterator[dict[str, Any]],
-    concurrency: int,
-    num_requests: int,
-    title: str,
-    **changes: int,
+async def run_closed_loop(
+    client: httpx.AsyncClient, bodies: Iterator[Body], concurrency: int, num_requests: int
 ) -> LevelTimes:
-    """Send `num_requests` requests, `concurrency` at a time; `changes` replace fields of each."""
-    level = LevelTimes(concurrency)
-    pending = iter([next(bodies) | changes for _ in range(num_requests)])
-    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=num_requests)
-        started = time.perf_counter()
+    """Send `num_requests` requests, `concurrency` at a time: as soon as one ends, the next one is sent."""
+    level = LevelTimes(concurrency=concurrency)
+    pending = iter([next(bodies) for _ in range(num_requests)])
+    with _progress(level.title, num_requests) as advance:
+
+        async def work() -> None:
+            for body in pending:
+                await level.add(client, body)
+                advance()
+
+        started_s = time.perf_counter()
         async with asyncio.TaskGroup() as workers:
             for _ in range(min(concurrency, num_requests)):
-                workers.create_task(_work(client, pending, level, lambda: progress.advance(task)))
-        level.wall_s = time.perf_counter() - started
+                workers.create_task(work())
+        level.wall_s = time.perf_counter() - started_s
     return level
 
 
-async def _work(
-    client: httpx.AsyncClient, pending: Iterator[dict[str, Any]], level: LevelTimes, advance: Callable[[], None]
-) -> None:
-    for body in pending:
-        try:
-            level.completed.append(await _time_request(client, body))
-        except (CommandError, httpx.TransportError) as error:
-            level.errors[str(error) or type(error).__name__] += 1
-        advance()
+async def run_open_loop(
+    client: httpx.AsyncClient, bodies: Iterator[Body], rate: float, arrivals_s: list[float]
+) -> LevelTimes:
+    """Send a request at each of the times `arrivals_s`, whatever has become of the earlier ones."""
+    level = LevelTimes(request_rate=rate)
+    due = list(zip(arrivals_s, bodies, strict=False))
+    with _progress(level.title, len(due)) as advance:
+        started_s = time.perf_counter()
+
+        async def send(due_s: float, body: Body) -> None:
+            await asyncio.sleep(due_s - time.perf_counter())
+            await level.add(client, body, due_s)
+            advance()
+
+        async with asyncio.TaskGroup() as requests:
+            for arrival_s, body in due:
+                requests.create_task(send(started_s + arrival_s, body))
+        level.wall_s = time.perf_counter() - started_s
+    return level
 
 
-async def _time_request(client: httpx.AsyncClient, body: dict[str, Any]) -> RequestTimes:
-    times, usage, arrivals = RequestTimes(), None, []
-    started = time.perf_counter()
-    async with client.stream("POST", "/v1/completions", json=body) as response:
-        if not response.is_success:
-            await response.aread()
-        refuse(response)
-        async for line in response.aiter_lines():
-            event = parse_event(line)
-            if event is None:
-                continue
-            usage = event.get("usage") or usage
-            if _carries_tokens(event):
-                arrivals.append(time.perf_counter())
-    if usage is None or not arrivals:
-        raise CommandError("the stream ended without tokens or without its usage")
-    times.ttft_s, times.e2e_s = arrivals[0] - started, time.perf_counter() - started
-    times.itl_s = [later - earlier for earlier, later in pairwise(arrivals)]
-    times.prompt_tokens, times.output_tokens = usage["prompt_tokens"], usage["completion_tokens"]
-    return times
-
-
-def _carries_tokens(event: dict[str, Any]) -> bool:
-    """False for the usage chunk, and for an empty chunk that only says why the answer ended."""
-    return any(choice["text"] or not choice.get("finish_reason") for choice in event["choices"])
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on standard error; gives the function that advances it."""
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda: progress.advance(task)

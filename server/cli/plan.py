@@ -151,17 +151,17 @@ def _group(group: "LayerGroup") -> str:
 
 def _variants(made: "Plan", title: str, rows: "list[PlanRow]") -> Table:
     is_by_device = rows is made.tensor_parallel_rows
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    first = ("devices",) if is_by_device else ("", "type", "heads")
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    first = ("devices",) if is_by_device else ("", "heads")
     for heading in (*first, "weights", "workspace", "KV/token", "KV/request", "tokens", "longest", "at once"):
-        table.add_column(heading, justify="left" if heading in ("", "type") else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     for row in rows:
-        heads = "mixed" if row.num_kv_heads is None else str(row.num_kv_heads)
+        heads = "mixed" if row.num_kv_heads is None else f"{row.attention_type.upper()} {row.num_kv_heads}"
         table.add_row(
-            *((str(row.tensor_parallel),) if is_by_device else (row.label, row.attention_type.upper(), heads)),
+            *((str(row.tensor_parallel),) if is_by_device else (row.label, heads)),
             format_bytes(row.weights_bytes),
             format_bytes(row.workspace_bytes),
-            f"{row.kv_bytes_per_token:,} B",
+            f"{row.kv_bytes_per_token:,}",
             format_bytes(row.kv_bytes_per_request),
             f"{row.num_tokens:,}",
             f"{min(row.longest_context, made.max_model_len):,}",

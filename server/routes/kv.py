@@ -84,6 +84,7 @@ class Ledger(BaseModel):
     weights_bytes: int
     kv_cache_bytes: int
     workspace_bytes: int
+    graphs_bytes: int
     framework_bytes: int
     other_bytes: int
     free_bytes: int
@@ -244,6 +245,7 @@ def _ledger(ledger: MemoryLedger) -> Ledger:
         weights_bytes=ledger.weights_bytes,
         kv_cache_bytes=ledger.kv_cache_bytes,
         workspace_bytes=ledger.workspace_bytes,
+        graphs_bytes=ledger.graphs_bytes,
         framework_bytes=ledger.framework_bytes,
         other_bytes=ledger.other_bytes,
         free_bytes=ledger.free_bytes,

@@ -13,10 +13,12 @@ class FakeServer(ThreadingHTTPServer):
     """Answers `fake-model` requests with `pieces`; keeps what it was sent.
 
     Attributes:
-        fail: "" to answer, "refuse" for HTTP 400, "break" for an error event after the first piece.
+        fail: "" to answer, "refuse" for HTTP 400, "break" for an error event after the first piece, "garble" for an event
+            that is no JSON, "shorten" for one token less than a completion was to have.
     """
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -52,7 +54,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        pieces = self.server.pieces if is_chat else ["x"] * body["max_tokens"]
+        pieces = self.server.pieces if is_chat else ["x"] * (body["max_tokens"] - (self.server.fail == "shorten"))
+        if self.server.fail == "garble":
+            self.wfile.write(b"data: {\n\n")
         if is_chat:
             self._event({"choices": [{"delta": {"role": "assistant"}}]})
         for index, text in enumerate(pieces):

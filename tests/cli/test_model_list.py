@@ -1,11 +1,12 @@
 """`headcount plan --list` and docs/models.md."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from engine.models.registry import FAMILIES
+from engine.models.registry import FAMILIES, load_spec
 from headcount import main
 from server.cli.model_list import as_markdown, list_models
 
@@ -30,6 +31,14 @@ def test_experts_that_a_token_does_not_pass_are_not_active() -> None:
     mixtral = next(model for model in list_models() if model.architectures == ["MixtralForCausalLM"])
     assert round(mixtral.num_parameters / 1e9, 1) == 46.7
     assert round(mixtral.num_active_parameters / 1e9, 1) == 12.9
+
+
+def test_a_step_reads_rows_of_tables_and_the_experts_that_it_needs() -> None:
+    published = FAMILIES["MixtralForCausalLM"].published
+    mixtral = load_spec(published.config | {"architectures": ["MixtralForCausalLM"]})
+    table = math.prod(mixtral.parameter_shapes()["embed.weight"])
+    assert mixtral.num_read_parameters(1) == mixtral.num_active_parameters() - table + mixtral.hidden_size
+    assert mixtral.num_read_parameters(4) == mixtral.num_parameters() - table + 4 * mixtral.hidden_size
 
 
 def test_the_document_is_what_the_code_says() -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from engine.core import EngineCore
 from engine.request import FinishReason
 from tests.engine.tiny_models import make_request, prompt, run, tokens
@@ -67,17 +65,6 @@ def test_stats_count_prompt_generated_cached_and_read(tiny_llama: Path, load: Ca
     assert stats.kv_read_bytes == 2 * (10 + 11 + 12 + 13) * core.info.geometry.bytes_per_token
     assert sum(stats.observations.step_tokens) == (10 + 3) + (2 + 3)
     assert core.take_stats().observations.step_tokens == []
-
-
-def test_a_failed_step_ends_its_requests_and_the_engine_goes_on(
-    tiny_llama: Path, load: Callable[..., EngineCore], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    core = load(tiny_llama)
-    core.add(make_request("r", prompt(8)))
-    core.step()
-    [delta] = core.fail_all("out of order")
-    assert (delta.finish_reason, delta.error) == (FinishReason.ERROR, "out of order")
-    assert len(tokens(run(core, [make_request("s", prompt(8), ignore_eos=True)])["s"])) == 16
 
 
 def test_storage_bytes_equal_geometry(tiny_llama: Path, load: Callable[..., EngineCore]) -> None:

@@ -59,6 +59,35 @@ def test_a_step_samples_only_after_the_newest_token() -> None:
     assert ScheduledRequest(request, 3, 1, [[0]]).samples
 
 
+def test_a_pending_token_counts_and_has_no_id() -> None:
+    request = make_request("r", [1, 2, 3], max_tokens=3)
+    request.output_token_ids, request.num_pending_tokens = [4], 1
+    assert (request.num_tokens, request.num_known_tokens, request.num_output_tokens) == (5, 4, 2)
+    assert request.token_ids(2, 5) == [3, 4]
+    step = ScheduledRequest(request, 4, 1, [[0, 1]])
+    assert (step.samples, step.has_pending_token) == (True, True)
+    assert not ScheduledRequest(request, 3, 1, [[0]]).has_pending_token
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "num_known", "num_pending", "expected"),
+    [(3, 2, 1, True), (3, 1, 1, False), (3, 2, 0, False), (0, 0, 0, False), (0, 0, 1, True)],
+)
+def test_who_is_ending(max_tokens: int, num_known: int, num_pending: int, expected: bool) -> None:
+    request = make_request("r", [1], max_tokens=max_tokens)
+    request.output_token_ids, request.num_pending_tokens = [4] * num_known, num_pending
+    assert request.is_ending is expected
+
+
+def test_prompt_positions_are_reported_once() -> None:
+    request = make_request("r", [1] * 10, prompt_logprobs=0)
+    assert ScheduledRequest(request, 0, 6, [[0]]).reported_places == range(6)
+    assert ScheduledRequest(request, 6, 4, [[0]]).reported_places == range(6, 9)
+    request.num_reported_prompt_logprobs = 8
+    assert ScheduledRequest(request, 0, 10, [[0]]).reported_places == range(8, 9)
+    assert len(ScheduledRequest(make_request("r", [1] * 10), 0, 6, [[0]]).reported_places) == 0
+
+
 def test_requests_and_deltas_survive_msgpack() -> None:
     request = make_request("r", [1, 2], logit_bias={5: 1.5}, stop_token_ids=(7,), seed=-3)
     decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=Request)

@@ -107,6 +107,36 @@ def test_a_decode_gives_way_to_a_more_urgent_prefill_within_the_step(build: Buil
     assert scheduler.num_preemptions == 1
 
 
+def launch(scheduler: Scheduler) -> list[str]:
+    """Schedule a step and say who is in it; what it samples stays pending."""
+    batch = scheduler.schedule()
+    for item in batch.scheduled if batch else []:
+        item.request.num_pending_tokens += item.samples
+        item.request.num_computed_tokens = item.seq_len
+    return [item.request.request_id for item in batch.scheduled] if batch else []
+
+
+def test_a_pending_token_is_computed_next_unless_it_is_the_last(build: Build) -> None:
+    scheduler = build()
+    scheduler.add(make_request("long", prompt(4), max_tokens=9, arrival_time_s=1))
+    scheduler.add(make_request("short", prompt(4), max_tokens=1, arrival_time_s=2))
+    assert launch(scheduler) == ["long", "short"]
+    assert launch(scheduler) == ["long"]
+    assert scheduler.num_running == 2
+
+
+def test_nobody_gives_way_where_somebody_is_ending(build: Build) -> None:
+    scheduler = build(num_blocks=4)
+    for name, max_tokens, arrival in (("first", 9, 1), ("second", 1, 2)):
+        scheduler.add(make_request(name, prompt(8), max_tokens=max_tokens, arrival_time_s=arrival))
+    assert launch(scheduler) == ["first", "second"]
+    # The first needs a third block; the second's two are about to be free.
+    assert scheduler.schedule() is None
+    assert scheduler.num_preemptions == 0
+    scheduler.finish("second")
+    assert launch(scheduler) == ["first"]
+
+
 def test_nothing_to_do(build: Build) -> None:
     assert build().schedule() is None
 

@@ -1,12 +1,15 @@
 """Checkpoints that do not fit their config: each error names the tensor, what was expected and what it is."""
 
 import json
+import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from checkpoints.errors import CheckpointError
@@ -15,7 +18,7 @@ from engine.checkpoint import read_checkpoint
 from engine.core import EngineCore
 from engine.errors import EngineError, KVCapacityError, ModelLoadError, RequestRefusedError
 from engine.models.tensor_names import build_weight_map
-from engine.weights import load_parameters
+from engine.weights import _by_file, load_parameters, match_names
 from tests.engine.parity.oracles import build_oracle, save
 from tests.engine.parity.rows import ROWS
 from tests.engine.tiny_models import build_model, make_request, prompt, run, save_model, tokens
@@ -240,3 +243,21 @@ def test_more_experts_a_token_than_there_are(mixtral: Path, load: Load) -> None:
     edit_config(mixtral, num_experts_per_tok=6)
     with pytest.raises(ModelLoadError, match=r"'num_experts_per_tok' must be at most .* \(5\), got 6"):
         load(mixtral)
+
+
+def test_the_speed_is_in_the_log(folder: Path, load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="headcount.engine"):
+        load(folder)
+    num_bytes = (folder / "model.safetensors").stat().st_size
+    [line] = [line for line in caplog.messages if "of weights" in line]
+    assert re.fullmatch(r"loaded [\d.]+ KiB of weights in \d+\.\d\d s: [\d.,]+ \wiB/s", line)
+    assert float(line.split()[1]) == pytest.approx(num_bytes / 1024, rel=0.1)
+
+
+def test_a_file_is_read_in_the_order_of_its_data(folder: Path) -> None:
+    checkpoint = read_checkpoint(folder)
+    sources = match_names(build_weight_map(checkpoint.spec, checkpoint.tensor_names), checkpoint.headers)
+    [(file, names)] = _by_file(sources, checkpoint.headers).items()
+    assert file == folder / "model.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        assert names == list(opened.offset_keys())

@@ -15,7 +15,7 @@ from engine.checkpoint import read_checkpoint
 from engine.kernels.select import select_kernels
 from engine.models.tensor_names import build_weight_map
 from engine.rehearsal import Stage, build_rehearsal, largest_step
-from engine.weights import load_parameters
+from engine.weights import load_parameters, pack_weights
 from engine.workspace import Method, StepSize, largest_layers, workspace_bytes
 from tests.engine import memory_tally
 from tests.engine.tiny_models import save_model
@@ -48,10 +48,12 @@ def load_stage(folder: Path, dtype: torch.dtype, kv_cache_dtype: torch.dtype) ->
     weight_map = build_weight_map(checkpoint.spec, checkpoint.tensor_names)
     parameters = load_parameters(checkpoint.spec, weight_map, checkpoint.headers, dtype, CPU)
     backend, _ = choose_backend(checkpoint.spec, dtype, CPU, kv_cache_dtype=kv_cache_dtype)
+    kernels = select_kernels(CPU, dtype)
+    pack_weights(checkpoint.spec, parameters, kernels)
     return Stage(
         spec=checkpoint.spec,
         parameters=parameters,
-        kernels=select_kernels(CPU, dtype),
+        kernels=kernels,
         backend=backend,
         block_size=16,
         dtype=dtype,

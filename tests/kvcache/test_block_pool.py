@@ -94,6 +94,16 @@ def test_free_blocks_are_taken_before_cached_ones() -> None:
     assert pool.lookup(name("kept")) == kept
 
 
+def test_forgotten_blocks_are_free_and_those_in_use_stay() -> None:
+    pool, chain = pool_with_chain(3)
+    pool.release(chain[1:])
+    pool.forget_cached()
+    assert counts(pool) == (2, 1, 0)
+    assert [pool.lookup(name(str(i))) for i in range(3)] == [chain[0], None, None]
+    pool.check_integrity()
+    assert pool.allocate(2) is not None
+
+
 def test_a_shared_block_is_used_until_its_last_release() -> None:
     pool, chain = pool_with_chain()
     pool.incref(chain[0])

@@ -128,6 +128,29 @@ def test_a_block_is_findable_only_once_its_kv_is_written() -> None:
     assert kv.find_cached_prefix("c", list(range(9))) == 4
 
 
+def test_a_block_whose_last_id_is_unknown_is_found_later() -> None:
+    kv, token_ids = manager(), list(range(9))
+    kv.find_cached_prefix("a", token_ids)
+    kv.allocate_slots("a", 8)
+    kv.commit_tokens("a", 8, lambda start, stop: token_ids[start:stop], num_known_tokens=7)
+    assert kv.find_cached_prefix("b", token_ids) == 4
+    kv.commit_tokens("a", 8, lambda start, stop: token_ids[start:stop], num_known_tokens=8)
+    assert kv.find_cached_prefix("c", token_ids) == 8
+    kv.check_integrity()
+
+
+def test_after_a_fault_only_what_is_in_use_can_be_found() -> None:
+    kv = manager()
+    compute(kv, "gone", [1] * 8)
+    compute(kv, "here", [2] * 8)
+    kv.free("gone")
+    kv.clear_prefix_cache()
+    assert counts(kv) == (6, 2, 0)
+    kv.check_integrity()
+    assert kv.find_cached_prefix("as gone", [1] * 9) == 0
+    assert kv.find_cached_prefix("as here", [2] * 9) == 8
+
+
 def test_a_hole_ends_the_prefix() -> None:
     kv = manager()
     compute(kv, "a", range(12))

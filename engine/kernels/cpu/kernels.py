@@ -38,14 +38,46 @@ class CpuKernels:
     """
 
     name = "cpu"
+    has_graphable_experts = False
 
     def __init__(self, dtype: torch.dtype, num_threads: int | None = None) -> None:
         library = native_library()
         self._dtype, self._code = dtype, DTYPES[dtype]
         self._num_threads = num_threads or torch.get_num_threads()
+        self._pack, self._gather_rows = library.hc_pack, library.hc_gather_rows
         self._linear, self._rms_norm, self._activate = library.hc_linear, library.hc_rms_norm, library.hc_activate
         self._rope, self._store_rows = library.hc_apply_rope, library.hc_store_rows
         self._attention = library.hc_paged_attention
+
+    def pack(self, weight: Tensor) -> None:
+        """See reference.pack; src/linear.c says what the order is.
+
+        Raises:
+            ValueError: shapes, dtypes or strides do not fit.
+            MemoryError: no room for the scratch.
+        """
+        self._check("weight", weight, tuple(weight.shape))
+        width, depth = weight.shape[-2:]
+        for matrix in weight if weight.dim() == 3 else [weight]:
+            if self._pack(self._code, matrix.data_ptr(), width, depth, self._num_threads):
+                raise MemoryError(f"no scratch memory to pack a weight of {width} rows of {depth} numbers")
+
+    def gather_rows(self, weight: Tensor, row_ids: Tensor) -> Tensor:
+        """See reference.gather_rows.
+
+        Raises:
+            ValueError: shapes, dtypes or strides do not fit, or a row is not there.
+        """
+        width, depth = weight.shape
+        self._check("weight", weight, (width, depth))
+        num_ids = len(row_ids)
+        _check_index("row_ids", row_ids, (num_ids,))
+        if num_ids and not 0 <= int(row_ids.min()) <= int(row_ids.max()) < width:
+            raise ValueError(f"row_ids: expected 0 to {width - 1}, got {int(row_ids.min())} to {int(row_ids.max())}")
+        out = torch.empty(num_ids, depth, dtype=self._dtype)
+        pointers = (weight.data_ptr(), row_ids.data_ptr(), out.data_ptr())
+        self._gather_rows(self._code, *pointers, num_ids, width, depth, self._num_threads)
+        return out
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """See reference.linear.

@@ -112,6 +112,16 @@ class DecoderSpec(msgspec.Struct, frozen=True):
             shapes |= {"residual_scales": (self.num_layers,), "first_scales": (self.num_layers,), "backout_scale": (1,)}
         return shapes | self._head_shapes()
 
+    def linear_weights(self) -> list[str]:
+        """Names of the parameters that hidden states are multiplied by, a tied embedding table among them."""
+        names = []
+        for name, shape in self.parameter_shapes().items():
+            owner, _, kind = name.rpartition(".")
+            is_matrix = kind == "weight" and len(shape) > 1 and not owner.endswith(("norm", "embed"))
+            if is_matrix or (name == "embed.weight" and self.head.is_tied):
+                names.append(name)
+        return names
+
     def num_parameters(self) -> int:
         """Numbers in all parameters together."""
         return sum(map(math.prod, self.parameter_shapes().values()))
@@ -125,6 +135,24 @@ class DecoderSpec(msgspec.Struct, frozen=True):
             for mlp in sparse
         )
         return self.num_parameters() - idle
+
+    def num_read_parameters(self, num_tokens: int) -> int:
+        """Numbers that a step of so many tokens reads from memory, at most.
+
+        A matrix is read once for all tokens; an embedding table only at the tokens' rows, unless it is the output
+        projection too; the experts only where a token is sent to them, here all of them to different ones.
+        """
+        return sum(self._num_read(name, shape, num_tokens) for name, shape in self.parameter_shapes().items())
+
+    def _num_read(self, name: str, shape: tuple[int, ...], num_tokens: int) -> int:
+        is_head = name == "embed.weight" and self.head.is_tied
+        if name.endswith("embed.weight") and not is_head:
+            return min(num_tokens, shape[0]) * shape[1]
+        if ".experts." in name:
+            mlp = self.layers[int(name.split(".")[1])].mlp
+            per_token = mlp.num_experts_per_token if isinstance(mlp, MoESpec) else 1
+            return min(num_tokens * per_token, shape[0]) * math.prod(shape[1:])
+        return math.prod(shape)
 
     def _embedding_shapes(self) -> dict[str, tuple[int, ...]]:
         embedding, hidden = self.embedding, self.hidden_size

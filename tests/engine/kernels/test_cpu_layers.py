@@ -30,6 +30,7 @@ from engine.models.spec import (
     RopeSpec,
 )
 from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
+from engine.weights import pack_weights
 from kvcache.storage import KVStorage
 from tests.engine.kernels.rounding import DTYPES
 
@@ -85,7 +86,9 @@ def hidden_states(
     dtype, device = parameters["embed.weight"].dtype, torch.device("cpu")
     geometry = spec.kv_geometry(dtype.itemsize, BLOCK_SIZE)
     storage = KVStorage(geometry, 40 * len(geometry.groups), dtype, device)
-    decoder, attention = Decoder(spec, parameters, 64, kernels), backend(spec, storage)
+    packed = {name: tensor.clone() for name, tensor in parameters.items()}
+    pack_weights(spec, packed, kernels)
+    decoder, attention = Decoder(spec, packed, 64, kernels), backend(spec, storage)
     prompts = [[i % 50 for i in range(length)] for length in (17, 1, 6)]
     requests = [
         Request(request_id=str(i), prompt_token_ids=[*ids, 7], sampling_params=SamplingParams())

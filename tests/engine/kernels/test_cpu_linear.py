@@ -26,6 +26,12 @@ def exact_and_bound(
     return exact, sum_eps(x.shape[1] + 2) * magnitude + output_eps(dtype) * exact.abs() * 1.01
 
 
+def packed(kernels: cpu.CpuKernels, weight: Tensor) -> Tensor:
+    weight = weight.clone()
+    kernels.pack(weight)
+    return weight
+
+
 def check(
     kernels: cpu.CpuKernels, shape: tuple[int, int, int], dtype: torch.dtype, *, has_bias: bool, has_residual: bool
 ) -> None:
@@ -33,7 +39,8 @@ def check(
     x, weight = torch.randn(num_rows, depth).to(dtype), torch.randn(width, depth).to(dtype)
     bias = torch.randn(width).to(dtype) if has_bias else None
     residual = torch.randn(num_rows, width).to(dtype) if has_residual else None
-    assert_within(kernels.linear(x, weight, bias, residual), *exact_and_bound(x, weight, bias, residual, dtype))
+    product = kernels.linear(x, packed(kernels, weight), bias, residual)
+    assert_within(product, *exact_and_bound(x, weight, bias, residual, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -65,7 +72,7 @@ def test_odd_shapes(dtype: torch.dtype, native: Native) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Native) -> None:
     kernels = native(dtype)
-    x, weight = torch.randn(130, 576).to(dtype), torch.randn(200, 576).to(dtype)
+    x, weight = torch.randn(130, 576).to(dtype), packed(kernels, torch.randn(200, 576).to(dtype))
     together = kernels.linear(x, weight)
     for row in (0, 1, 64, 129):
         assert torch.equal(kernels.linear(x[row : row + 1], weight)[0], together[row])
@@ -73,9 +80,26 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Native)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 31, 32, 33, 100, 256])
+def test_rows_of_a_packed_weight_are_found_again(width: int, dtype: torch.dtype, native: Native) -> None:
+    kernels, weight = native(dtype), torch.randn(width, 37).to(dtype)
+    ids = torch.randint(0, width, (50,))
+    assert torch.equal(kernels.gather_rows(packed(kernels, weight), ids), weight[ids])
+    with pytest.raises(ValueError, match=f"row_ids: expected 0 to {width - 1}, got 0 to {width}"):
+        kernels.gather_rows(weight, torch.tensor([0, width]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_matrix_of_a_stack_is_packed(dtype: torch.dtype, native: Native) -> None:
+    kernels, stack = native(dtype), torch.randn(3, 70, 20).to(dtype)
+    whole = packed(kernels, stack)
+    assert all(torch.equal(whole[i], packed(kernels, stack[i])) for i in range(3))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_threads_do_not_change_the_result(dtype: torch.dtype, native: Native) -> None:
     expected_of = native(dtype)
-    x, weight = torch.randn(9, 576).to(dtype), torch.randn(500, 576).to(dtype)
+    x, weight = torch.randn(9, 576).to(dtype), packed(expected_of, torch.randn(500, 576).to(dtype))
     expected = expected_of.linear(x, weight)
     for count in (1, 2, 3, 8, 2):
         kernels = cpu.CpuKernels(dtype, num_threads=count)
@@ -86,7 +110,7 @@ def test_threads_do_not_change_the_result(dtype: torch.dtype, native: Native) ->
 def test_callers_on_several_threads_get_their_own_results(native: Native) -> None:
     native(torch.float32)
     kernels = cpu.CpuKernels(torch.float32, num_threads=3)
-    weight = torch.randn(300, 64)
+    weight = packed(kernels, torch.randn(300, 64))
     inputs = [torch.randn(rows, 64) for rows in (1, 5, 40, 64)]
     expected = [kernels.linear(x, weight) for x in inputs]
 
@@ -102,7 +126,7 @@ def test_callers_on_several_threads_get_their_own_results(native: Native) -> Non
 def test_a_fork_has_helpers_of_its_own(native: Native) -> None:
     native(torch.float32)
     kernels = cpu.CpuKernels(torch.float32, num_threads=2)
-    x, weight = torch.randn(5, 64), torch.randn(300, 64)
+    x, weight = torch.randn(5, 64), packed(kernels, torch.randn(300, 64))
     expected = kernels.linear(x, weight)
     child = os.fork()
     if child == 0:

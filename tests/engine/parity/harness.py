@@ -12,7 +12,7 @@ from engine.kernels.select import select_kernels
 from engine.models.decoder import Decoder
 from engine.models.tensor_names import build_weight_map
 from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
-from engine.weights import load_parameters
+from engine.weights import load_parameters, pack_weights
 from kvcache.manager import KVCacheManager
 from kvcache.storage import KVStorage
 
@@ -38,7 +38,9 @@ class Served:
         self.spec, self.geometry = checkpoint.spec, checkpoint.spec.kv_geometry(dtype.itemsize, BLOCK_SIZE)
         weight_map = build_weight_map(checkpoint.spec, checkpoint.tensor_names)
         parameters = load_parameters(self.spec, weight_map, checkpoint.headers, dtype, CPU)
-        self._decoder = Decoder(self.spec, parameters, max_model_len, select_kernels(CPU, dtype, kernels))
+        chosen = select_kernels(CPU, dtype, kernels)
+        pack_weights(self.spec, parameters, chosen)
+        self._decoder = Decoder(self.spec, parameters, max_model_len, chosen)
         self.num_blocks = 2 * self.geometry.num_blocks(max_model_len, num_scheduled_tokens=max_model_len)
         self.storage = KVStorage(self.geometry, self.num_blocks, dtype, CPU)
         for layer_idx in range(self.spec.num_layers):

@@ -10,8 +10,8 @@
 
 #define TILE 64        /* keys whose scores exist at a time */
 #define SPLIT 512      /* keys that one task may share with no other */
-#define BLOCK_ROWS 36  /* rows of a task where the group allows it: six register tiles of six */
-#define VECTORS 4      /* vectors of v's width in a register tile */
+#define BLOCK_ROWS 72  /* rows of a task where the group allows it: keys and values are widened once for all */
+#define VECTORS 4      /* of a register tile */
 
 typedef struct {
     const void *q, *k_cache, *v_cache;
@@ -35,6 +35,11 @@ typedef struct {
 typedef struct {
     float *max, *sum, *acc; /* [rows], [rows], [rows, width] in split order */
 } Partial;
+
+/* Keys whose scores exist at a time, by the slots where they lie. */
+typedef struct {
+    int64_t count, slots[TILE];
+} Tile;
 
 typedef struct {
     const Attention *args;
@@ -61,13 +66,14 @@ INLINE Partial partial_at(float *memory, const Attention *a) {
 
 /* ---- one tile ---- */
 
-/* The slots of `count` positions from `start` on. */
-INLINE void find_slots(const Attention *a, const Run *run, int64_t start, int64_t count, int64_t *slots) {
-    /* Nothing is read through it where count is 0, which start past the last block goes with. */
+/* The keys of positions [start, stop), but no more than TILE; none where start is past stop. */
+INLINE void find_tile(const Attention *a, const Run *run, int64_t start, int64_t stop, Tile *tile) {
+    tile->count = max64(0, min64(TILE, stop - start));
+    /* Nothing is read through it where there are no keys, and start may be past the last block. */
     const int64_t *table = a->block_tables + run->seq * a->max_blocks + start / a->block_size;
     int64_t offset = start % a->block_size;
-    for (int64_t j = 0; j < count; j++) {
-        slots[j] = *table * a->block_size + offset;
+    for (int64_t j = 0; j < tile->count; j++) {
+        tile->slots[j] = *table * a->block_size + offset;
         if (++offset == a->block_size) {
             offset = 0;
             table++;
@@ -81,30 +87,103 @@ INLINE const void *row_of(const int dtype, const Attention *a, const Run *run, c
     return at(cache, (slot * a->num_kv_heads + run->kv_head) * head_dim, dtype);
 }
 
-/* Rows are in no order in memory that the hardware could foresee. */
-INLINE void prefetch_rows(const int dtype, const Attention *a, const Run *run, const void *cache, const int64_t *slots,
-                          int64_t count, int64_t head_dim) {
-    for (int64_t j = 0; j < count; j++) {
-        const char *row = row_of(dtype, a, run, cache, slots[j], head_dim);
+/* Fetch some of a tile's rows. They are in no order in memory that the hardware could foresee. */
+INLINE void prefetch_rows(const int dtype, const Attention *a, const Run *run, const void *cache, int64_t head_dim,
+                          const Tile *tile, int64_t first, int64_t count) {
+    for (int64_t j = first; j < min64(first + count, tile->count); j++) {
+        const char *row = row_of(dtype, a, run, cache, tile->slots[j], head_dim);
         for (int64_t byte = 0; byte < head_dim * size_of(dtype); byte += 64) __builtin_prefetch(row + byte, 0, 2);
     }
 }
 
-/* scores[row, key] of the keys in `count` slots. */
-INLINE void score_tile(const int dtype, const Attention *a, const Run *run, const float *q, int64_t num_rows,
-                       const int64_t *slots, int64_t count, float *scores) {
-    const void *keys[TILE + COLS];
-    for (int64_t j = 0; j < round_up(count, COLS); j++)
-        keys[j] = row_of(dtype, a, run, a->k_cache, slots[min64(j, count - 1)], a->k_head_dim);
-    const int64_t ldq = padded_k(a);
-    for (int64_t row = 0; row < num_rows;) {
-        int64_t rows = next_rows(num_rows - row);
-        for (int64_t j = 0; j < count; j += COLS) {
-            CALL_WITH_ROWS(rows, dot_tile, dtype, q + row * ldq, ldq, &keys[j], a->k_head_dim, NO_PREFETCH,
-                           scores + row * TILE + j, TILE);
+/* out[m, :] += sum over j of a[m, j] * b[j, :] in the order of j, for `rows` and `vectors` (constants).
+ *
+ *   a    [rows, count], rows lda apart
+ *   b    [count, vectors * VL], rows `width` apart
+ *   out  [rows, vectors * VL], rows `width` apart
+ */
+INLINE void add_product(const int rows, const int vectors, const float *a, int64_t lda, const float *b, int64_t count,
+                        int64_t width, float *out) {
+    vf sums[MAX_ROWS][VECTORS];
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int c = 0; c < vectors; c++) sums[m][c] = load(out + m * width + c * VL);
+    }
+    for (int64_t j = 0; j < count; j++) {
+        vf row[VECTORS];
+        UNROLL
+        for (int c = 0; c < vectors; c++) row[c] = load(b + j * width + c * VL);
+        UNROLL
+        for (int m = 0; m < rows; m++) {
+            vf factor = splat(a[m * lda + j]);
+            UNROLL
+            for (int c = 0; c < vectors; c++) sums[m][c] += factor * row[c];
         }
+    }
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int c = 0; c < vectors; c++) store(out + m * width + c * VL, sums[m][c]);
+    }
+}
+
+/* The same for any number of rows, and any width that is a multiple of VL. */
+INLINE void add_products(const float *a, int64_t lda, const float *b, int64_t num_rows, int64_t count, int64_t width,
+                         float *out) {
+    for (int64_t row = 0; row < num_rows;) {
+        int64_t rows = next_rows(num_rows - row, MAX_ROWS), c = 0;
+        const float *factors = a + row * lda;
+        float *sums = out + row * width;
+        for (; c + VECTORS * VL <= width; c += VECTORS * VL)
+            CALL_WITH_ROWS(rows, add_product, VECTORS, factors, lda, b + c, count, width, sums + c);
+        for (; c < width; c += VL)
+            CALL_WITH_ROWS(rows, add_product, 1, factors, lda, b + c, count, width, sums + c);
         row += rows;
     }
+}
+
+/* Widen VL keys: out[i, key] = keys[key][i], rows of out TILE apart. */
+INLINE void transpose_keys(const int dtype, const void *const keys[VL], int64_t depth, float *out) {
+    vu block[VL];
+    int64_t i = 0;
+    /* Two bfloat16 travel as one element. */
+    for (; dtype == BFLOAT16 && i + 2 * VL <= depth; i += 2 * VL) {
+        UNROLL
+        for (int n = 0; n < VL; n++) block[n] = *(const vu_mem *)at(keys[n], i, dtype);
+        transpose_block(block);
+        UNROLL
+        for (int n = 0; n < VL; n++) {
+            store(out + (i + 2 * n) * TILE, (vf)(block[n] << 16));
+            store(out + (i + 2 * n + 1) * TILE, (vf)(block[n] & 0xffff0000u));
+        }
+    }
+    for (; i + VL <= depth; i += VL) {
+        UNROLL
+        for (int n = 0; n < VL; n++) block[n] = (vu)load_vec(keys[n], i, dtype);
+        transpose_block(block);
+        UNROLL
+        for (int n = 0; n < VL; n++) store(out + (i + n) * TILE, (vf)block[n]);
+    }
+    for (; i < depth; i++) {
+        for (int n = 0; n < VL; n++) out[i * TILE + n] = load_one(keys[n], i, dtype);
+    }
+}
+
+/* scores [num_rows, TILE] of the tile's keys; what stands behind them is rubbish. Meanwhile the next tile is fetched, bit
+ * by bit: a core has a dozen lines under way at most, and waits when there are more. */
+INLINE void score_tile(const int dtype, const Attention *a, const Run *run, const float *q, int64_t num_rows,
+                       const Tile *tile, const Tile *next, float *transposed, float *scores) {
+    for (int64_t j = 0; j < TILE; j += VL) {
+        const void *keys[VL];
+        for (int n = 0; n < VL; n++)
+            keys[n] = row_of(dtype, a, run, a->k_cache, tile->slots[min64(j + n, tile->count - 1)], a->k_head_dim);
+        prefetch_rows(dtype, a, run, a->k_cache, a->k_head_dim, next, j, VL);
+        prefetch_rows(dtype, a, run, a->v_cache, a->v_head_dim, next, j, VL);
+        transpose_keys(dtype, keys, a->k_head_dim, transposed + j);
+    }
+    memset(scores, 0, sizeof(float) * (size_t)(num_rows * TILE));
+    add_products(q, padded_k(a), transposed, num_rows, a->k_head_dim, TILE, scores);
 }
 
 /* Scores of one row to weights, the row's running maximum and sum brought up to date. Keys outside [low, high) count
@@ -127,49 +206,10 @@ INLINE float weigh_row(float *scores, int64_t low, int64_t high, float *max, flo
     return shrink;
 }
 
-/* acc[m, :] += sum over j of weights[m, j] * v[j, :] for `rows` and `vectors` (constants). */
-INLINE void add_values(const int rows, const int vectors, const float *weights, const float *v, int64_t count,
-                       int64_t width, float *acc) {
-    vf sums[MAX_ROWS][VECTORS];
-    UNROLL
-    for (int m = 0; m < rows; m++) {
-        UNROLL
-        for (int c = 0; c < vectors; c++) sums[m][c] = load(acc + m * width + c * VL);
-    }
-    for (int64_t j = 0; j < count; j++) {
-        vf value[VECTORS];
-        UNROLL
-        for (int c = 0; c < vectors; c++) value[c] = load(v + j * width + c * VL);
-        UNROLL
-        for (int m = 0; m < rows; m++) {
-            vf weight = splat(weights[m * TILE + j]);
-            UNROLL
-            for (int c = 0; c < vectors; c++) sums[m][c] += weight * value[c];
-        }
-    }
-    UNROLL
-    for (int m = 0; m < rows; m++) {
-        UNROLL
-        for (int c = 0; c < vectors; c++) store(acc + m * width + c * VL, sums[m][c]);
-    }
-}
-
-INLINE void add_tile(const float *weights, const float *v, int64_t num_rows, int64_t count, int64_t width, float *acc) {
-    for (int64_t row = 0; row < num_rows;) {
-        int64_t rows = next_rows(num_rows - row), c = 0;
-        const float *w = weights + row * TILE;
-        float *out = acc + row * width;
-        for (; c + VECTORS * VL <= width; c += VECTORS * VL)
-            CALL_WITH_ROWS(rows, add_values, VECTORS, w, v + c, count, width, out + c);
-        for (; c < width; c += VL) CALL_WITH_ROWS(rows, add_values, 1, w, v + c, count, width, out + c);
-        row += rows;
-    }
-}
-
 /* ---- one split of one run ---- */
 
 INLINE int64_t scratch_size(const Attention *a) {
-    return rows_per_run(a) * (padded_k(a) + TILE) + TILE * padded_v(a);
+    return rows_per_run(a) * (padded_k(a) + TILE) + TILE * (padded_v(a) + a->k_head_dim);
 }
 
 /* The softmax over keys [start, stop) for all rows of the run, from nothing. */
@@ -177,6 +217,7 @@ INLINE void attend_keys(const int dtype, const Attention *a, const Run *run, int
                         float *scratch, Partial out) {
     const int64_t group = group_of(a), num_rows = run->num_tokens * group, width = padded_v(a);
     float *q = scratch, *scores = q + rows_per_run(a) * padded_k(a), *v = scores + rows_per_run(a) * TILE;
+    float *transposed = v + TILE * width;
     for (int64_t row = 0; row < num_rows; row++) {
         int64_t head = run->kv_head * group + row % group, token = run->first_token + row / group;
         float *wide = q + row * padded_k(a);
@@ -186,18 +227,15 @@ INLINE void attend_keys(const int dtype, const Attention *a, const Run *run, int
         out.sum[row] = 0;
     }
     memset(out.acc, 0, sizeof(float) * (size_t)(num_rows * width));
-    int64_t slots[TILE], next_slots[TILE];
-    find_slots(a, run, start, min64(TILE, stop - start), next_slots);
-    for (int64_t tile = start; tile < stop; tile += TILE) {
-        int64_t count = min64(TILE, stop - tile), next_count = max64(0, min64(TILE, stop - tile - TILE));
-        memcpy(slots, next_slots, sizeof slots);
-        prefetch_rows(dtype, a, run, a->v_cache, slots, count, a->v_head_dim);
-        score_tile(dtype, a, run, q, num_rows, slots, count, scores);
-        find_slots(a, run, tile + TILE, next_count, next_slots);
-        prefetch_rows(dtype, a, run, a->k_cache, next_slots, next_count, a->k_head_dim);
+    Tile tile, next;
+    find_tile(a, run, start, stop, &next);
+    for (int64_t first = start; first < stop; first += TILE) {
+        tile = next;
+        find_tile(a, run, first + TILE, stop, &next);
+        score_tile(dtype, a, run, q, num_rows, &tile, &next, transposed, scores);
         for (int64_t row = 0; row < num_rows; row++) {
             int64_t position = run->first_position + row / group;
-            int64_t low = max64(0, position - a->window + 1 - tile), high = min64(count, position + 1 - tile);
+            int64_t low = max64(0, position - a->window + 1 - first), high = min64(tile.count, position + 1 - first);
             float *weights = scores + row * TILE;
             if (low >= high) {
                 memset(weights, 0, TILE * sizeof(float));
@@ -208,9 +246,11 @@ INLINE void attend_keys(const int dtype, const Attention *a, const Run *run, int
                 for (int64_t i = 0; i < width; i++) out.acc[row * width + i] *= shrink;
             }
         }
-        for (int64_t j = 0; j < count; j++)
-            widen_row(v + j * width, row_of(dtype, a, run, a->v_cache, slots[j], a->v_head_dim), a->v_head_dim, dtype);
-        add_tile(scores, v, num_rows, count, width, out.acc);
+        for (int64_t j = 0; j < tile.count; j++) {
+            const void *row = row_of(dtype, a, run, a->v_cache, tile.slots[j], a->v_head_dim);
+            split_row(v + j * width, row, a->v_head_dim, dtype);
+        }
+        add_products(scores, TILE, v, num_rows, tile.count, width, out.acc);
     }
 }
 
@@ -278,6 +318,12 @@ static void run_whole(void *context, int64_t i) {
     }
     write_out(a, run, total);
     free(memory);
+}
+
+/* All KV heads of one run: what the hardware fetches ahead for one of them is the next one's. */
+static void run_heads(void *context, int64_t i) {
+    const Plan *plan = context;
+    for (int64_t head = 0; head < plan->args->num_kv_heads; head++) run_whole(context, i * plan->args->num_kv_heads + head);
 }
 
 /* One split of one run; i counts the splits of all runs. */
@@ -354,7 +400,7 @@ EXPORT int hc_paged_attention(int dtype, const void *q, const void *k_cache, con
     /* Splits of their own where they are few: a short chunk of a long context is a task or two of many times the others'
      * length, and threads would wait for it. A long chunk has tasks enough, and its partial results would take memory. */
     if (num_splits >= 64 * num_threads || num_splits == num_runs) {
-        run_tasks(run_whole, &plan, num_runs, num_threads);
+        run_tasks(run_heads, &plan, num_runs / num_kv_heads, num_threads);
     } else {
         plan.partials = malloc(sizeof(float) * (size_t)(num_splits * plan.partial_size));
         if (plan.partials) {

@@ -17,10 +17,10 @@
 
 #if defined(__AVX512F__)
 #define VL 16      /* floats in a vector */
-#define MAX_ROWS 6 /* rows of a register tile: 6 x 4 accumulators of the 32 registers */
+#define MAX_ROWS 6 /* rows of a register tile: 6 x 4 sums in the 32 registers */
 #elif defined(__AVX__)
 #define VL 8
-#define MAX_ROWS 3 /* 3 x 4 accumulators of 16 registers */
+#define MAX_ROWS 3 /* 3 x 4 sums in 16 registers */
 #elif defined(__aarch64__)
 #define VL 4
 #define MAX_ROWS 6
@@ -29,7 +29,6 @@
 #define MAX_ROWS 3
 #endif
 
-#define COLS 4 /* columns of a register tile */
 #define INLINE static inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
 #define HIDDEN __attribute__((visibility("hidden")))
@@ -39,13 +38,11 @@ typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
 typedef uint32_t vu __attribute__((vector_size(VL * 4)));
 typedef uint16_t vh __attribute__((vector_size(VL * 2)));
-typedef float v4 __attribute__((vector_size(16)));
 
 /* The same as they lie in memory: aligned to an element only. */
 typedef float vf_mem __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef uint32_t vu_mem __attribute__((vector_size(VL * 4), aligned(2), may_alias));
 typedef uint16_t vh_mem __attribute__((vector_size(VL * 2), aligned(2), may_alias));
-typedef float v4_mem __attribute__((vector_size(16), aligned(4), may_alias));
 
 /* Number formats, as the Python side numbers them. Functions below are inlined with a constant dtype. */
 enum { FLOAT32 = 0, BFLOAT16 = 1 };
@@ -62,7 +59,8 @@ INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
-INLINE vf splat(float x) { return (vf){0} + x; }
+/* Not 0 + x, which is no copy of x: -0 would become 0, and so compilers add. */
+INLINE vf splat(float x) { return x - (vf){0}; }
 
 INLINE vf load(const float *p) { return *(const vf_mem *)p; }
 
@@ -139,8 +137,15 @@ INLINE vf load_odd(const void *p, int64_t idx, int dtype) {
     return (vf)(*(const vu_mem *)((const uint16_t *)p + idx) & 0xffff0000u);
 }
 
-/* src [width] -> dst [width] in split order: pairs of vectors while there are any, then one vector, then singles. */
+/* src [width] -> dst [width] in its natural order. */
 INLINE void widen_row(float *dst, const void *src, int64_t width, int dtype) {
+    int64_t i = 0;
+    for (; i + VL <= width; i += VL) store(dst + i, load_vec(src, i, dtype));
+    for (; i < width; i++) dst[i] = load_one(src, i, dtype);
+}
+
+/* src [width] -> dst [width] in split order: pairs of vectors while there are any, then one vector, then singles. */
+INLINE void split_row(float *dst, const void *src, int64_t width, int dtype) {
     int64_t i = 0;
     for (; i + 2 * VL <= width; i += 2 * VL) {
         store(dst + i, load_even(src, i, dtype));
@@ -194,106 +199,71 @@ INLINE vf vexp(vf x) {
 
 /* ---- reductions ---- */
 
+#if VL == 16
+#define FOLD(x, width) __builtin_shufflevector(x, x, (0 + width) % 16, (1 + width) % 16, (2 + width) % 16,      \
+    (3 + width) % 16, (4 + width) % 16, (5 + width) % 16, (6 + width) % 16, (7 + width) % 16, (8 + width) % 16, \
+    (9 + width) % 16, (10 + width) % 16, (11 + width) % 16, (12 + width) % 16, (13 + width) % 16,              \
+    (14 + width) % 16, (15 + width) % 16)
+#elif VL == 8
+#define FOLD(x, width) __builtin_shufflevector(x, x, (0 + width) % 8, (1 + width) % 8, (2 + width) % 8,         \
+    (3 + width) % 8, (4 + width) % 8, (5 + width) % 8, (6 + width) % 8, (7 + width) % 8)
+#else
+#define FOLD(x, width) __builtin_shufflevector(x, x, (0 + width) % 4, (1 + width) % 4, (2 + width) % 4, (3 + width) % 4)
+#endif
+
 INLINE float sum_lanes(vf x) {
-    float sum = 0;
-    UNROLL
-    for (int i = 0; i < VL; i++) sum += x[i];
-    return sum;
+#if VL == 16
+    x += FOLD(x, 8);
+#endif
+#if VL >= 8
+    x += FOLD(x, 4);
+#endif
+    x += FOLD(x, 2);
+    x += FOLD(x, 1);
+    return x[0];
 }
 
 INLINE float max_lanes(vf x) {
-    float max = x[0];
-    UNROLL
-    for (int i = 1; i < VL; i++) max = x[i] > max ? x[i] : max;
-    return max;
-}
-
-/* The sums of four vectors, as one of four: cheaper than four sums, because the shuffles work on several at once. */
-INLINE v4 sum_lanes_of_4(const vf a[4]) {
-    v4 quarters[4]; /* of each vector, its lanes added down to four */
-    UNROLL
-    for (int n = 0; n < 4; n++) {
 #if VL == 16
-        v4 p0 = __builtin_shufflevector(a[n], a[n], 0, 1, 2, 3), p1 = __builtin_shufflevector(a[n], a[n], 4, 5, 6, 7);
-        v4 p2 = __builtin_shufflevector(a[n], a[n], 8, 9, 10, 11);
-        v4 p3 = __builtin_shufflevector(a[n], a[n], 12, 13, 14, 15);
-        quarters[n] = (p0 + p1) + (p2 + p3);
-#elif VL == 8
-        quarters[n] = __builtin_shufflevector(a[n], a[n], 0, 1, 2, 3) + __builtin_shufflevector(a[n], a[n], 4, 5, 6, 7);
-#else
-        quarters[n] = a[n];
+    x = vmax(x, FOLD(x, 8));
 #endif
-    }
-    /* A 4 x 4 transposition, added up on the way. */
-    v4 low = __builtin_shufflevector(quarters[0], quarters[1], 0, 4, 1, 5) +
-             __builtin_shufflevector(quarters[0], quarters[1], 2, 6, 3, 7);
-    v4 high = __builtin_shufflevector(quarters[2], quarters[3], 0, 4, 1, 5) +
-              __builtin_shufflevector(quarters[2], quarters[3], 2, 6, 3, 7);
-    return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
+#if VL >= 8
+    x = vmax(x, FOLD(x, 4));
+#endif
+    x = vmax(x, FOLD(x, 2));
+    return vmax(x, FOLD(x, 1))[0];
 }
 
-/* ---- the register tile that linear layers and attention scores are made of ---- */
+/* ---- transposition ---- */
 
-#define NO_PREFETCH (-1)
+#if VL == 16
+#define INTERLEAVE_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define INTERLEAVE_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif VL == 8
+#define INTERLEAVE_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define INTERLEAVE_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define INTERLEAVE_LOW 0, 4, 1, 5
+#define INTERLEAVE_HIGH 2, 6, 3, 7
+#endif
 
-/* out[m, n] = sum over k of x[m, k] * w[n][k] for `rows` (a constant) rows and four columns.
- *
- *   x      [rows, depth] float32 in split order, rows ldx apart
- *   w      four rows [depth] of `dtype`, wherever they lie
- *   ahead  bytes from each element of w to what will be needed soon, which is fetched into the second-level cache
- *          meanwhile; or NO_PREFETCH
- *   out    [rows, 4] float32, rows ldo apart
- */
-INLINE void dot_tile(const int rows, const int dtype, const float *x, int64_t ldx, const void *const w[COLS],
-                     int64_t depth, int64_t ahead, float *out, int64_t ldo) {
-    vf acc[MAX_ROWS][COLS];
+/* Transpose VL x VL elements: to interleave the upper half of the rows with the lower one turns the bits of (row,
+ * column) round by one place, and after log2(VL) times they have changed sides. */
+INLINE void transpose_block(vu rows[VL]) {
     UNROLL
-    for (int m = 0; m < rows; m++) {
+    for (int width = 1; width < VL; width *= 2) {
+        vu turned[VL];
         UNROLL
-        for (int n = 0; n < COLS; n++) acc[m][n] = splat(0);
-    }
-    int64_t k = 0;
-    for (; k + 2 * VL <= depth; k += 2 * VL) {
-        vf even[COLS], odd[COLS];
-        if (ahead != NO_PREFETCH) {
-            UNROLL
-            for (int n = 0; n < COLS; n++) __builtin_prefetch((const char *)at(w[n], k, dtype) + ahead, 0, 2);
+        for (int i = 0; i < VL / 2; i++) {
+            turned[2 * i] = __builtin_shufflevector(rows[i], rows[i + VL / 2], INTERLEAVE_LOW);
+            turned[2 * i + 1] = __builtin_shufflevector(rows[i], rows[i + VL / 2], INTERLEAVE_HIGH);
         }
         UNROLL
-        for (int n = 0; n < COLS; n++) even[n] = load_even(w[n], k, dtype);
-        UNROLL
-        for (int m = 0; m < rows; m++) {
-            vf row = load(x + m * ldx + k);
-            UNROLL
-            for (int n = 0; n < COLS; n++) acc[m][n] += row * even[n];
-        }
-        UNROLL
-        for (int n = 0; n < COLS; n++) odd[n] = load_odd(w[n], k, dtype);
-        UNROLL
-        for (int m = 0; m < rows; m++) {
-            vf row = load(x + m * ldx + k + VL);
-            UNROLL
-            for (int n = 0; n < COLS; n++) acc[m][n] += row * odd[n];
-        }
-    }
-    for (; k + VL <= depth; k += VL) {
-        UNROLL
-        for (int n = 0; n < COLS; n++) {
-            vf column = load_vec(w[n], k, dtype);
-            UNROLL
-            for (int m = 0; m < rows; m++) acc[m][n] += load(x + m * ldx + k) * column;
-        }
-    }
-    UNROLL
-    for (int m = 0; m < rows; m++) *(v4_mem *)(out + m * ldo) = sum_lanes_of_4(acc[m]);
-    for (; k < depth; k++) {
-        UNROLL
-        for (int m = 0; m < rows; m++) {
-            UNROLL
-            for (int n = 0; n < COLS; n++) out[m * ldo + n] += x[m * ldx + k] * load_one(w[n], k, dtype);
-        }
+        for (int i = 0; i < VL; i++) rows[i] = turned[i];
     }
 }
+
+/* ---- the register tile of attention's products ---- */
 
 /* CALL_WITH_ROWS(rows, F, ...): F(rows, ...) with the number of rows as a constant. */
 #if MAX_ROWS == 6
@@ -315,10 +285,10 @@ INLINE void dot_tile(const int rows, const int dtype, const float *x, int64_t ld
     }
 #endif
 
-/* Rows of the next tile when `left` are left: tiles as equal as possible (8 = 4 + 4, not 6 + 2), for a tile of few
- * rows has little to do for each weight that it widens. */
-INLINE int64_t next_rows(int64_t left) {
-    int64_t num_tiles = (left + MAX_ROWS - 1) / MAX_ROWS;
+/* Rows of the next tile, of at most `most`, when `left` are left: tiles as equal as possible (8 = 4 + 4, not 6 + 2),
+ * for a tile of few rows has little to do for each number that it loads. */
+INLINE int64_t next_rows(int64_t left, int64_t most) {
+    int64_t num_tiles = (left + most - 1) / most;
     return (left + num_tiles - 1) / num_tiles;
 }
 

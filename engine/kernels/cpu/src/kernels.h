@@ -4,6 +4,9 @@
 
 #include "common.h"
 
+EXPORT int hc_pack(int dtype, void *weight, int64_t width, int64_t depth, int num_threads);
+EXPORT void hc_gather_rows(int dtype, const void *weight, const int64_t *row_ids, void *out, int64_t num_ids,
+                           int64_t width, int64_t depth, int num_threads);
 EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *bias, const void *residual, void *y,
                      int64_t num_rows, int64_t width, int64_t depth, int num_threads);
 EXPORT void hc_rms_norm(int dtype, const void *x, const void *weight, void *y, int64_t num_rows, int64_t width,

@@ -1,61 +1,225 @@
-/* y = x W^T (+ bias) (+ residual).
+/* y = x W^T (+ bias) (+ residual), W packed.
  *
- * Decoding is bound by reading W from memory, prefill by arithmetic; one loop nest serves both. A task is a block of
- * W's rows small enough for the second-level cache: it comes from memory once, whatever the number of x's rows, and
- * is widened to float32 in registers. x is widened once, into scratch memory.
+ * Decoding is bound by reading W from memory, prefill by arithmetic; one loop nest serves both. W is packed into panels
+ * of PANEL rows, column by column, so that a load gives PANEL rows' numbers for one element of x: no sum across lanes,
+ * and an instruction and a half for each vector of products however many rows x has. A task is a few panels that fit
+ * in the second-level cache: they come from memory once, whatever the number of x's rows. x is widened once.
  */
 #include "kernels.h"
 
-#define MAX_BLOCK 256             /* rows of W in a task */
-#define BLOCK_BYTES (256 * 1024)  /* and their size at most */
-#define AHEAD_ROWS 8              /* rows of W fetched ahead; the hardware's prefetchers alone reach half the speed */
+#define BLOCK_BYTES (256 * 1024)  /* of W in a task at most */
+#define AHEAD_BYTES 4096          /* W is fetched that far ahead; the hardware's prefetchers alone reach half the speed */
 #define CHUNK 512                 /* rows of x at a time: bounds the scratch memory */
 #define SERIAL_WIDEN (16 * 1024)  /* numbers that are widened faster than a team of threads is woken */
+#define PANEL (2 * VL)            /* rows of W in a panel */
+#define TILE_PANELS 4             /* panels of a register tile at most, and its rows */
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define TILE_ROWS 12
+#else
+#define TILE_ROWS 6
+#endif
+
+/* ---- packing ---- */
+
+/* Where row c of a whole panel stands among its PANEL numbers of a column. Two bfloat16 share 32 bits, and the lower
+ * halves make up the first vector. */
+INLINE int64_t place_of(const int dtype, int64_t c) {
+    return dtype == FLOAT32 ? c : c < VL ? 2 * c : 2 * (c - VL) + 1;
+}
+
+/* `count` rows [depth] -> [depth, stride], in the order of a whole panel. */
+INLINE void transpose(const int dtype, const void *rows, int64_t count, int64_t depth, void *panel, int64_t stride) {
+    for (int64_t c = 0; c < count; c++) {
+        int64_t place = place_of(dtype, c);
+        for (int64_t k = 0; k < depth; k++)
+            memcpy(at_mut(panel, k * stride + place, dtype), at(rows, c * depth + k, dtype), (size_t)size_of(dtype));
+    }
+}
 
 typedef struct {
-    const float *x; /* [num_rows, depth] in split order */
+    void *weight;
+    int64_t width, depth;
+    int dtype, failed;
+} Packing;
+
+static void pack_panel(void *context, int64_t i) {
+    Packing *p = context;
+    size_t size = (size_t)(PANEL * p->depth * size_of(p->dtype));
+    void *panel = at_mut(p->weight, i * PANEL * p->depth, p->dtype), *packed = malloc(size);
+    if (!packed) {
+        __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    if (p->dtype == FLOAT32)
+        transpose(FLOAT32, panel, PANEL, p->depth, packed, PANEL);
+    else
+        transpose(BFLOAT16, panel, PANEL, p->depth, packed, PANEL);
+    memcpy(panel, packed, size);
+    free(packed);
+}
+
+/* Pack a weight [width, depth] of `dtype` in place: each whole panel of its rows becomes [depth, PANEL]; rows that make
+ * up no panel stay as they are, behind the others. Returns 0, or -1 where there is no memory for a panel. */
+EXPORT int hc_pack(int dtype, void *weight, int64_t width, int64_t depth, int num_threads) {
+    Packing packing = {weight, width, depth, dtype, 0};
+    run_tasks(pack_panel, &packing, width / PANEL, num_threads);
+    return packing.failed ? -1 : 0;
+}
+
+typedef struct {
+    const void *weight;
+    const int64_t *row_ids;
+    void *out;
+    int64_t num_ids, width, depth;
+    int dtype;
+} Gathering;
+
+#define GATHER_ROWS 4
+
+static void gather_rows(void *context, int64_t i) {
+    const Gathering *g = context;
+    for (int64_t n = i * GATHER_ROWS; n < min64(g->num_ids, (i + 1) * GATHER_ROWS); n++) {
+        int64_t row = g->row_ids[n], first = row / PANEL * PANEL, size = size_of(g->dtype);
+        char *out = (char *)g->out + n * g->depth * size;
+        if (first + PANEL > g->width) {
+            memcpy(out, at(g->weight, row * g->depth, g->dtype), (size_t)(g->depth * size));
+            continue;
+        }
+        const char *column = at(g->weight, first * g->depth + place_of(g->dtype, row - first), g->dtype);
+        for (int64_t k = 0; k < g->depth; k++) memcpy(out + k * size, column + k * PANEL * size, (size_t)size);
+    }
+}
+
+/* Rows of a packed weight: out[n] = weight[row_ids[n]].
+ *
+ *   weight   [width, depth] of `dtype`, packed
+ *   row_ids  [num_ids], each in [0, width)
+ *   out      [num_ids, depth] of `dtype`
+ */
+EXPORT void hc_gather_rows(int dtype, const void *weight, const int64_t *row_ids, void *out, int64_t num_ids,
+                           int64_t width, int64_t depth, int num_threads) {
+    Gathering gathering = {weight, row_ids, out, num_ids, width, depth, dtype};
+    run_tasks(gather_rows, &gathering, (num_ids + GATHER_ROWS - 1) / GATHER_ROWS, num_ids > 16 ? num_threads : 1);
+}
+
+/* ---- the product ---- */
+
+typedef struct {
+    const float *x; /* [num_rows, depth] */
     const void *weight, *bias, *residual;
     void *y;
-    int64_t ldx, num_rows, width, depth; /* W is [width, depth] */
-    int64_t block_rows;
+    int64_t num_rows, width, depth; /* W is [width, depth] */
+    int64_t panels_per_task;
+    int failed;
 } Job;
 
-/* y's row = tile's row + bias + residual, rounded once. Columns [start, start + count). */
-INLINE void finish_row(const int dtype, const Job *job, const float *tile, int64_t row, int64_t start, int64_t count) {
+/* `rows` rows of x times `panels` panels that lie one after the other (both constants) -> out [rows, panels * PANEL].
+ * Each number is summed over k in order. */
+INLINE void panel_tile(const int rows, const int panels, const int dtype, const float *x, const void *w, int64_t depth,
+                       float *out) {
+    vf acc[TILE_ROWS][2 * TILE_PANELS];
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int n = 0; n < 2 * panels; n++) acc[m][n] = splat(0);
+    }
+    for (int64_t k = 0; k < depth; k++) {
+        vf column[2 * TILE_PANELS];
+        UNROLL
+        for (int p = 0; p < panels; p++) {
+            const void *numbers = at(w, (p * depth + k) * PANEL, dtype);
+            __builtin_prefetch((const char *)numbers + AHEAD_BYTES, 0, 2);
+            column[2 * p] = load_even(numbers, 0, dtype);
+            column[2 * p + 1] = load_odd(numbers, 0, dtype);
+        }
+        UNROLL
+        for (int m = 0; m < rows; m++) {
+            UNROLL
+            for (int n = 0; n < 2 * panels; n++) acc[m][n] += x[m * depth + k] * column[n];
+        }
+    }
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int n = 0; n < 2 * panels; n++) store(out + (m * panels * 2 + n) * VL, acc[m][n]);
+    }
+}
+
+/* y's row = sums + bias + residual, rounded once. Columns [start, start + count). */
+INLINE void finish_row(const int dtype, const Job *job, const float *sums, int64_t row, int64_t start, int64_t count) {
     int64_t base = row * job->width + start, i = 0;
     for (; i + VL <= count; i += VL) {
-        vf sum = load(tile + i);
+        vf sum = load(sums + i);
         if (job->bias) sum += load_vec(job->bias, start + i, dtype);
         if (job->residual) sum += load_vec(job->residual, base + i, dtype);
         store_vec(job->y, base + i, sum, dtype);
     }
     for (; i < count; i++) {
-        float sum = tile[i];
+        float sum = sums[i];
         if (job->bias) sum += load_one(job->bias, start + i, dtype);
         if (job->residual) sum += load_one(job->residual, base + i, dtype);
         store_one(job->y, base + i, sum, dtype);
     }
 }
 
-/* `rows` (a constant) rows of x against `count` rows of W from `start` on. */
-INLINE void strip(const int rows, const int dtype, const Job *job, int64_t row, int64_t start, int64_t count) {
-    float tile[MAX_ROWS][MAX_BLOCK];
-    const float *x = job->x + row * job->ldx;
-    const int64_t ahead = AHEAD_ROWS * job->depth * size_of(dtype);
-    for (int64_t n = 0; n < count; n += COLS) {
-        const void *w[COLS];
-        /* Past the last row the tile computes that one again, and nobody reads it. */
-        for (int c = 0; c < COLS; c++) w[c] = at(job->weight, (start + min64(n + c, count - 1)) * job->depth, dtype);
-        dot_tile(rows, dtype, x, job->ldx, w, job->depth, ahead, &tile[0][n], MAX_BLOCK);
-    }
-    for (int m = 0; m < rows; m++) finish_row(dtype, job, tile[m], row + m, start, count);
+/* `rows` and `panels` are constants; `count` columns of them are W's, the rest is padding. */
+INLINE void strip(const int rows, const int panels, const int dtype, const Job *job, const void *w, int64_t row,
+                  int64_t start, int64_t count) {
+    float sums[TILE_ROWS * TILE_PANELS * PANEL];
+    panel_tile(rows, panels, dtype, job->x + row * job->depth, w, job->depth, sums);
+    for (int m = 0; m < rows; m++) finish_row(dtype, job, sums + m * panels * PANEL, row + m, start, count);
 }
 
-INLINE void block(const int dtype, const Job *job, int64_t i) {
-    int64_t start = i * job->block_rows, count = min64(job->block_rows, job->width - start);
+/* Few rows go with several panels at once: each sum waits for its last product, and the others fill the time. */
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define CASES CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 2) CASE(5, 2) CASE(6, 2) \
+              CASE(7, 1) CASE(8, 1) CASE(9, 1) CASE(10, 1) CASE(11, 1) CASE(12, 1)
+#else
+#define CASES CASE(1, 3) CASE(2, 2) CASE(3, 1) CASE(4, 1) CASE(5, 1) CASE(6, 1)
+#endif
+
+/* Rows [row, row + rows) of x against the first of `left` panels at w, W's rows from `start` on; how many were done. */
+INLINE int64_t multiply(const int dtype, const Job *job, const void *w, int64_t row, int64_t rows, int64_t start,
+                        int64_t left) {
+#define CASE(R, P)                                                \
+    case R:                                                       \
+        if (left >= P) {                                          \
+            strip(R, P, dtype, job, w, row, start, P * PANEL);    \
+            return P;                                             \
+        }                                                         \
+        strip(R, 1, dtype, job, w, row, start, PANEL);            \
+        return 1;
+    switch (rows) { CASES }
+#undef CASE
+    return left;
+}
+
+/* Rows of W that make up no panel, as one that is filled up with zeros. */
+INLINE void multiply_rest(const int dtype, Job *job) {
+    int64_t start = job->width / PANEL * PANEL, count = job->width - start;
+    void *panel = calloc((size_t)(PANEL * job->depth), (size_t)size_of(dtype));
+    if (!panel) {
+        __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    transpose(dtype, at(job->weight, start * job->depth, dtype), count, job->depth, panel, PANEL);
+    for (int64_t row = 0; row < job->num_rows; row++) strip(1, 1, dtype, job, panel, row, start, count);
+    free(panel);
+}
+
+INLINE void block(const int dtype, Job *job, int64_t i) {
+    int64_t num_panels = job->width / PANEL, first = i * job->panels_per_task;
+    int64_t last = min64(first + job->panels_per_task, num_panels);
+    if (first >= num_panels) {
+        multiply_rest(dtype, job);
+        return;
+    }
     for (int64_t row = 0; row < job->num_rows;) {
-        int64_t rows = next_rows(job->num_rows - row);
-        CALL_WITH_ROWS(rows, strip, dtype, job, row, start, count);
+        int64_t rows = next_rows(job->num_rows - row, TILE_ROWS);
+        for (int64_t panel = first; panel < last;) {
+            const void *w = at(job->weight, panel * PANEL * job->depth, dtype);
+            panel += multiply(dtype, job, w, row, rows, panel * PANEL, last - panel);
+        }
         row += rows;
     }
 }
@@ -78,17 +242,17 @@ static void block_float32(void *job, int64_t i) { block(FLOAT32, job, i); }
 
 static void block_bfloat16(void *job, int64_t i) { block(BFLOAT16, job, i); }
 
-/* Rows of W in a task: they fit in the cache, and there are several tasks a thread, for a core that other programs
- * use as well gets fewer of them done. */
-static int64_t block_rows(int64_t width, int64_t row_bytes, int num_threads) {
-    int64_t fits = BLOCK_BYTES / (row_bytes + 1), fair = width / (4 * num_threads);
-    return round_up(max64(1, min64(min64(fits, fair), MAX_BLOCK - VL)), VL);
+/* They fit in the cache, and there are several tasks a thread, for a core that other programs use as well gets fewer of
+ * them done. */
+static int64_t panels_per_task(int64_t num_panels, int64_t panel_bytes, int num_threads) {
+    int64_t fits = BLOCK_BYTES / (panel_bytes + 1), fair = num_panels / (4 * num_threads);
+    return round_up(max64(1, min64(fits, fair)), TILE_PANELS);
 }
 
 /* All tensors are contiguous and of `dtype`.
  *
  *   x         [num_rows, depth]
- *   weight    [width, depth]
+ *   weight    [width, depth], packed
  *   bias      [width], or NULL
  *   residual  [num_rows, width], or NULL; may be y
  *   y         [num_rows, width]
@@ -102,13 +266,15 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
         wide = malloc(sizeof(float) * (size_t)(min64(num_rows, CHUNK) * depth) + 64);
         if (!wide) return -1;
     }
-    int64_t size = block_rows(width, depth * size_of(dtype), num_threads);
+    int failed = 0;
+    int64_t size = panels_per_task(width / PANEL, PANEL * depth * size_of(dtype), num_threads);
+    int64_t num_tasks = (width / PANEL + size - 1) / size + (width % PANEL > 0);
     for (int64_t row = 0; row < num_rows; row += CHUNK) {
         int64_t rows = min64(CHUNK, num_rows - row);
         if (wide) {
             Widening widening = {wide, at(x, row * depth, dtype), rows, depth};
-            int64_t num_tasks = (rows + WIDEN_ROWS - 1) / WIDEN_ROWS;
-            run_tasks(widen_bfloat16, &widening, num_tasks, rows * depth > SERIAL_WIDEN ? num_threads : 1);
+            run_tasks(widen_bfloat16, &widening, (rows + WIDEN_ROWS - 1) / WIDEN_ROWS,
+                      rows * depth > SERIAL_WIDEN ? num_threads : 1);
         }
         Job job = {
             .x = wide ? wide : (const float *)x + row * depth,
@@ -116,15 +282,14 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
             .bias = bias,
             .residual = residual ? at(residual, row * width, dtype) : NULL,
             .y = at_mut(y, row * width, dtype),
-            .ldx = depth,
             .num_rows = rows,
             .width = width,
             .depth = depth,
-            .block_rows = size,
+            .panels_per_task = size,
         };
-        Task task = dtype == FLOAT32 ? block_float32 : block_bfloat16;
-        run_tasks(task, &job, (width + size - 1) / size, num_threads);
+        run_tasks(dtype == FLOAT32 ? block_float32 : block_bfloat16, &job, num_tasks, num_threads);
+        failed |= job.failed;
     }
     free(wide);
-    return 0;
+    return failed ? -1 : 0;
 }

@@ -1,0 +1,215 @@
+"""What the rows of a step ask of the sampler: lists to tensors, all in one copy, so that sampling waits for no value.
+
+A row's newest token may be pending (engine/batch.py): draws need only its position, penalties take it on the device.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.kernels import sampling
+from engine.request import Request, SamplingParams
+from engine.transfers import Array, to_device
+
+
+class Draws(NamedTuple):
+    """Rows that are drawn at random; all but the first float64 [num_rows].
+
+    Attributes:
+        rows: [num_rows] int64, among the step's.
+        uniform: the random numbers, in [0, 1).
+        temperature: more than 0.
+        top_p: see SamplingParams.
+        min_p: see SamplingParams.
+        top_k: [num_rows] int64; the vocabulary's size where there is no limit.
+    """
+
+    rows: Tensor
+    uniform: Tensor
+    temperature: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    top_k: Tensor
+
+
+class PenalizedRow(NamedTuple):
+    """A row whose seen tokens are penalised.
+
+    Attributes:
+        row: among the step's.
+        params: how.
+        prompt_token_ids: [num_prompt_tokens] int64.
+        output_token_ids: [num_output_tokens] int64.
+    """
+
+    row: int
+    params: SamplingParams
+    prompt_token_ids: Tensor
+    output_token_ids: Tensor
+
+
+class SamplingTensors(NamedTuple):
+    """One step's sampling on the device.
+
+    Attributes:
+        hidden_rows: [num_rows] int64, where among the step's tokens each row's newest one is.
+        plain: rows drawn from the whole distribution.
+        truncated: rows drawn from a part of it.
+        penalized: rows with penalties.
+        biased: rows and token ids, [num_biases] int64 each, and what to add to their logits, float64.
+        masked: rows and token ids, [num_masked] int64 each, that must not come out.
+        logprob_rows: [num_logprob_rows] int64, rows whose log-probabilities are asked for.
+    """
+
+    hidden_rows: Tensor
+    plain: Draws
+    truncated: Draws
+    penalized: list[PenalizedRow]
+    biased: tuple[Tensor, Tensor, Tensor]
+    masked: tuple[Tensor, Tensor]
+    logprob_rows: Tensor
+
+
+class Pending(NamedTuple):
+    """What the step before sampled and nobody has read.
+
+    Attributes:
+        rows: request_id -> row.
+        token_ids: [num_rows] int64, on the device.
+    """
+
+    rows: Mapping[str, int]
+    token_ids: Tensor
+
+
+def nothing_pending(device: torch.device) -> Pending:
+    """Before the first step."""
+    return Pending({}, torch.empty(0, dtype=torch.int64, device=device))
+
+
+def build_sampling(
+    requests: Sequence[Request],
+    hidden_rows: Sequence[int],
+    eos_token_ids: Sequence[int],
+    vocab_size: int,
+    pending: Pending,
+) -> SamplingTensors:
+    """Tensors of a step's rows, where `pending` is.
+
+    Args:
+        requests: one a row, as they are before the token.
+        hidden_rows: see SamplingTensors.
+        eos_token_ids: the model's own end-of-sequence tokens (masked by min_tokens).
+        vocab_size: columns of the logits.
+        pending: holds the newest token of every request that has one pending.
+    """
+    penalized = [(row, request) for row, request in enumerate(requests) if _has_penalty(request.sampling_params)]
+    history = _History([request for _, request in penalized], pending)
+    groups: list[list[Array]] = [
+        [_ints(hidden_rows), _ints(r for r, request in enumerate(requests) if _wants_logprobs(request))],
+        _draws(requests, vocab_size, is_truncated=False),
+        _draws(requests, vocab_size, is_truncated=True),
+        _biased(requests),
+        _masked(requests, eos_token_ids),
+        history.arrays,
+    ]
+    tensors = iter(to_device([array for group in groups for array in group], pending.token_ids.device))
+    (rows, logprob_rows), plain, truncated, biased, masked, seen = ([next(tensors) for _ in g] for g in groups)
+    return SamplingTensors(
+        hidden_rows=rows,
+        plain=Draws(*plain),
+        truncated=Draws(*truncated),
+        penalized=[
+            PenalizedRow(row, request.sampling_params, *token_ids)
+            for (row, request), token_ids in zip(penalized, history.split(seen), strict=True)
+        ],
+        biased=(biased[0], biased[1], biased[2]),
+        masked=(masked[0], masked[1]),
+        logprob_rows=logprob_rows,
+    )
+
+
+class _History:
+    """The tokens of some requests, prompt and output, one request after the other."""
+
+    def __init__(self, requests: Sequence[Request], pending: Pending) -> None:
+        self._pending = pending
+        self._lengths = [(request.num_prompt_tokens, request.num_output_tokens) for request in requests]
+        ends = np.cumsum([sum(lengths) for lengths in self._lengths], dtype=np.int64)
+        unread = [i for i, request in enumerate(requests) if request.num_pending_tokens]
+        token_ids = [
+            token_id
+            for request in requests
+            for token_id in (*request.prompt_token_ids, *request.output_token_ids, *[0] * request.num_pending_tokens)
+        ]
+        pending_rows = _ints(pending.rows[requests[i].request_id] for i in unread)
+        self.arrays: list[Array] = [_ints(token_ids), ends[unread] - 1, pending_rows]
+
+    def split(self, tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Prompt and output of each request, pending tokens included."""
+        token_ids, places, pending_rows = tensors
+        if places.numel():
+            token_ids[places] = self._pending.token_ids[pending_rows]
+        parts = iter(token_ids.split([length for lengths in self._lengths for length in lengths]))
+        return [(next(parts), next(parts)) for _ in self._lengths]
+
+
+def _draws(requests: Sequence[Request], vocab_size: int, *, is_truncated: bool) -> list[Array]:
+    """Fields of Draws. Whether a row is truncated depends on the row alone, never on its neighbours."""
+    drawn = [
+        (row, request, request.sampling_params)
+        for row, request in enumerate(requests)
+        if request.sampling_params.temperature > 0 and _truncates(request.sampling_params) == is_truncated
+    ]
+    return [
+        _ints(row for row, _, _ in drawn),
+        _floats(sampling.uniform(params.seed or 0, request.num_output_tokens) for _, request, params in drawn),
+        _floats(params.temperature for _, _, params in drawn),
+        _floats(params.top_p for _, _, params in drawn),
+        _floats(params.min_p for _, _, params in drawn),
+        _ints(params.top_k if params.top_k > 0 else vocab_size for _, _, params in drawn),
+    ]
+
+
+def _biased(requests: Sequence[Request]) -> list[Array]:
+    found = [
+        (row, token_id, bias)
+        for row, request in enumerate(requests)
+        for token_id, bias in request.sampling_params.logit_bias.items()
+    ]
+    biases = _floats(bias for _, _, bias in found)
+    return [_ints(row for row, _, _ in found), _ints(token_id for _, token_id, _ in found), biases]
+
+
+def _masked(requests: Sequence[Request], eos_token_ids: Sequence[int]) -> list[Array]:
+    """Every way to stop, of rows that have fewer than min_tokens tokens."""
+    found = [
+        (row, token_id)
+        for row, request in enumerate(requests)
+        if request.num_output_tokens < request.sampling_params.min_tokens
+        for token_id in (*eos_token_ids, *request.sampling_params.stop_token_ids)
+    ]
+    return [_ints(row for row, _ in found), _ints(token_id for _, token_id in found)]
+
+
+def _ints(numbers: Iterable[int]) -> Array:
+    return np.fromiter(numbers, dtype=np.int64)
+
+
+def _floats(numbers: Iterable[float]) -> Array:
+    return np.fromiter(numbers, dtype=np.float64)
+
+
+def _truncates(params: SamplingParams) -> bool:
+    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+
+
+def _has_penalty(params: SamplingParams) -> bool:
+    return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
+
+
+def _wants_logprobs(request: Request) -> bool:
+    return request.sampling_params.logprobs is not None
