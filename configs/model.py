@@ -25,7 +25,7 @@ class ModelSettings(Settings):
     max_model_len: int | None = Field(default=None, ge=1)
     """Longest context (prompt and output) in tokens. Unset: what the model's config states."""
 
-    attention_backend: Literal["auto", "cpu", "reference"] = "auto"
+    attention_backend: Literal["auto", "cpu", "triton", "reference"] = "auto"
     """Attention implementation. auto: the first one in the registry that has no objection to this model and device."""
 
     num_threads: int | None = Field(default=None, ge=1)

@@ -5,10 +5,11 @@ import torch
 from engine.attention.base import AttentionBackend
 from engine.attention.cpu import CpuBackend
 from engine.attention.reference import ReferenceBackend
+from engine.attention.triton import TritonBackend
 from engine.errors import ModelLoadError
 from engine.models.spec import DecoderSpec
 
-BACKENDS: tuple[type[AttentionBackend], ...] = (CpuBackend, ReferenceBackend)
+BACKENDS: tuple[type[AttentionBackend], ...] = (CpuBackend, TritonBackend, ReferenceBackend)
 """In order of preference."""
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from engine.kernels import cpu, reference
+from engine.kernels import cpu, reference, triton
 from engine.kernels.base import Kernels
 
 
@@ -17,4 +17,6 @@ def select_kernels(device: torch.device, dtype: torch.dtype, wanted: str = "auto
     """
     if wanted != "reference" and not cpu.objections(device, dtype):
         return cpu.CpuKernels(dtype)
+    if wanted != "reference" and not triton.objections(device, dtype):
+        return triton.load_kernels()
     return reference

@@ -1,0 +1,65 @@
+"""What attention is launched with: inputs, options, and the plan that all layers of a step share. Imports no Triton."""
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PagedInputs(NamedTuple):
+    """What both kernels read; shapes as in reference.paged_attention."""
+
+    q: Tensor
+    k_cache: Tensor
+    v_cache: Tensor
+    block_tables: Tensor
+    cu_seqlens_q: Tensor
+    seq_lens: Tensor
+
+
+class ScoreOptions(NamedTuple):
+    """What happens to scores; meaning as in reference.paged_attention."""
+
+    softmax_scale: float
+    sliding_window: int | None = None
+    softcap: float | None = None
+    alibi_slopes: Tensor | None = None
+    sinks: Tensor | None = None
+
+
+class AttentionPlan:
+    """Made once a step from counts that are known on the host, so that no launch waits for the device.
+
+    Args:
+        query_lens: tokens that each sequence computes.
+        seq_lens: tokens of each sequence, with those.
+        device: where the kernels run.
+    """
+
+    def __init__(self, query_lens: list[int], seq_lens: list[int], device: torch.device) -> None:
+        self._query_lens, self._device = query_lens, device
+        decodes = [seq for seq, query_len in enumerate(query_lens) if query_len == 1]
+        self.num_decodes = len(decodes)
+        self.max_decode_len = max((seq_lens[seq] for seq in decodes), default=0)
+        self.decode_seqs = self._to_device(decodes)
+        """[num_decodes] int32: the sequences that compute one token."""
+        self.prefill_tiles = functools.cache(self._build_tiles)
+        """(rows of a tile, num_q_per_kv) -> [2, num_tiles] int32, see _build_tiles; layers of one kind share it."""
+
+    def _build_tiles(self, block_m: int, num_q_per_kv: int) -> Tensor:
+        """[2, num_tiles] int32: sequence and first row of each tile of rows; the last tiles, which see most, first.
+
+        Worked example: query_lens [1, 5], 3 heads a group, 8 rows a tile: 15 rows of sequence 1 make the tiles
+        [[1, 1], [8, 0]]. Sequence 0 decodes.
+        """
+        tiles = [
+            (seq, first_row)
+            for seq, query_len in enumerate(self._query_lens)
+            if query_len > 1
+            for first_row in reversed(range(0, query_len * num_q_per_kv, block_m))
+        ]
+        return self._to_device([seq for seq, _ in tiles] + [first_row for _, first_row in tiles]).view(2, -1)
+
+    def _to_device(self, numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int32).to(self._device, non_blocking=True)
