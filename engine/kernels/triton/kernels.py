@@ -1,17 +1,15 @@
-"""The module itself is a `Kernels`, as reference.py is: what Triton does better than PyTorch, and PyTorch's for the rest."""
+"""The module itself is a `Kernels`, as reference.py is. Matrix products stay PyTorch's: cuBLAS knows them best."""
 
-from engine.kernels.reference import (
+from engine.kernels.reference import compile_layers, grouped_linear, linear
+from engine.kernels.triton.attention import paged_attention
+from engine.kernels.triton.elementwise import (
     activate,
     activate_and_multiply,
     apply_rope,
-    compile_layers,
-    grouped_linear,
     layer_norm,
-    linear,
     rms_norm,
     store_kv,
 )
-from engine.kernels.triton.attention import paged_attention
 
 name = "triton"
 
