@@ -9,6 +9,7 @@ prints a line a kernel: capability, name, shared memory, registers spilled. Exit
 
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -114,3 +115,46 @@ def _path_of(get_tool: Any, capability: int) -> str:
         return str(get_tool(capability).path)
     except TypeError:
         return str(get_tool().path)
+
+
+def _examples() -> list[Launch]:
+    """Every kernel, with what a Llama layer and one that has everything give it."""
+    from engine.kernels.triton import kernels
+    from engine.models.spec import Activation
+    from tests.engine.attention.naive_attention import Shape, make_case
+
+    x, weight, gate_up = torch.zeros(8, 4096), torch.ones(4096), torch.zeros(8, 2 * 14336)
+    heads, angles = torch.zeros(8, 40, 128), torch.zeros(8, 64)
+    case = make_case(Shape(32, 8, 128, 128, 16), [1, 40], [3000, 40], torch.bfloat16)
+    x, weight, gate_up, heads = (tensor.bfloat16() for tensor in (x, weight, gate_up, heads))
+    features = {"sliding_window": 2000, "softcap": 30.0, "alibi_slopes": torch.ones(32), "sinks": torch.ones(32)}
+
+    def run() -> None:
+        kernels.rms_norm(x, weight, 1e-5)
+        kernels.layer_norm(heads, None, None, 1e-5)
+        for activation in Activation:
+            kernels.activate_and_multiply(gate_up, activation)
+        kernels.activate(x, Activation.GELU)
+        for is_interleaved in (False, True):
+            kernels.apply_rope(heads, angles, angles, is_interleaved=is_interleaved)
+        kernels.store_kv(heads[:, :8], heads[:, 8:16], case.k_cache, case.v_cache, torch.arange(8))
+        others = {"cu_seqlens_q": case.cu_seqlens_q, "seq_lens": case.seq_lens, "softmax_scale": 0.1}
+        for options in ({}, features):
+            kernels.paged_attention(*case[:4], **others, **options)
+
+    return record(run)
+
+
+def main() -> None:
+    """Compile the examples for the capabilities that are named."""
+    excess = False
+    for capability in map(int, sys.argv[1:] or ("80", "90")):
+        for launch in _examples():
+            compiled = compile_launch(launch, capability)
+            excess |= compiled.shared_bytes > SHARED_BYTES
+            print(capability, *compiled)
+    sys.exit(excess)
+
+
+if __name__ == "__main__":
+    main()
