@@ -1,6 +1,6 @@
-"""The module itself is a `Kernels`, as reference.py is. Matrix products stay PyTorch's: cuBLAS knows them best."""
+"""The module itself is a `Kernels`, as reference.py is. Dense products stay PyTorch's: cuBLAS knows them best."""
 
-from engine.kernels.reference import compile_layers, grouped_linear, linear
+from engine.kernels.reference import compile_layers, linear
 from engine.kernels.triton.attention import paged_attention
 from engine.kernels.triton.elementwise import (
     activate,
@@ -10,6 +10,7 @@ from engine.kernels.triton.elementwise import (
     rms_norm,
     store_kv,
 )
+from engine.kernels.triton.grouped import grouped_linear
 
 name = "triton"
 

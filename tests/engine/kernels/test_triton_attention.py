@@ -179,3 +179,22 @@ def test_what_does_not_fit_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=name):
             attend(case._replace(**changed), softmax_scale=1.0)
+
+
+def test_a_pool_may_hold_more_than_two_to_the_31_numbers() -> None:
+    """4 GiB of which only three blocks are touched: the rest is memory that the system has promised and not given."""
+    num_blocks = 2**31 // (16 * 2 * 64) + 3
+    cache = torch.zeros(num_blocks, 16, 2, 64, dtype=torch.bfloat16, device=triton_setup.DEVICE)
+    case = make_case(Shape(4, 2, 64, 64, 16), [1, 12], [20, 12], torch.bfloat16)
+    last = torch.tensor([num_blocks - 1, 0, num_blocks - 2])
+    first = torch.cat((case.block_tables[0, :2], case.block_tables[1, :1]))
+    far = case._replace(block_tables=torch.stack((last[:2], last[2:].expand(2))))
+    newest = last[[0, 2]] * 16 + 3
+    for values, wanted in ((case.k_cache, "k"), (case.v_cache, "v")):
+        cache[last.to(cache.device)] = values[first].to(cache.device)
+        same = {"k_cache": case.k_cache, "v_cache": case.v_cache, f"{'v' if wanted == 'k' else 'k'}_cache": values}
+        expected = attend(case._replace(**same), softmax_scale=0.125)
+        assert torch.equal(attend(far._replace(k_cache=cache, v_cache=cache), softmax_scale=0.125), expected)
+    rows = torch.ones(2, 2, 64, dtype=torch.bfloat16, device=cache.device)
+    kernels.store_kv(rows, rows, cache, cache, newest.to(cache.device))
+    assert torch.equal(cache[last[[0, 2]].to(cache.device), 3], rows)
