@@ -1,6 +1,5 @@
 """What attention is launched with: inputs, options, and the plan that all layers of a step share. Imports no Triton."""
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -44,15 +43,24 @@ class AttentionPlan:
         self.max_decode_len = max((seq_lens[seq] for seq in decodes), default=0)
         self.decode_seqs = self._to_device(decodes)
         """[num_decodes] int32: the sequences that compute one token."""
-        self.prefill_tiles = functools.cache(self._build_tiles)
-        """(rows of a tile, num_q_per_kv) -> [2, num_tiles] int32, see _build_tiles; layers of one kind share it."""
+        self._tiles: dict[tuple[int, int], Tensor] = {}
+
+    def prefill_tiles(self, block_m: int, num_q_per_kv: int) -> Tensor:
+        """[2, num_tiles] int32: sequence and first row of each tile of rows, built once for all layers of a kind.
+
+        Later tiles see more keys and come first. Worked example: query_lens [1, 5], 3 heads a group, 8 rows a tile: 15
+        rows of sequence 1 make the tiles [[1, 1], [8, 0]]. Sequence 0 decodes.
+
+        Args:
+            block_m: rows of a tile; a row is a token and a head of the group.
+            num_q_per_kv: heads of the group.
+        """
+        key = block_m, num_q_per_kv
+        if key not in self._tiles:
+            self._tiles[key] = self._build_tiles(block_m, num_q_per_kv)
+        return self._tiles[key]
 
     def _build_tiles(self, block_m: int, num_q_per_kv: int) -> Tensor:
-        """[2, num_tiles] int32: sequence and first row of each tile of rows; the last tiles, which see most, first.
-
-        Worked example: query_lens [1, 5], 3 heads a group, 8 rows a tile: 15 rows of sequence 1 make the tiles
-        [[1, 1], [8, 0]]. Sequence 0 decodes.
-        """
         tiles = [
             (seq, first_row)
             for seq, query_len in enumerate(self._query_lens)
