@@ -64,7 +64,7 @@ def attend(inputs: PagedInputs, options: ScoreOptions, plan: AttentionPlan) -> T
     out = torch.empty(num_tokens, num_q_heads, inputs.v_cache.shape[-1], dtype=inputs.q.dtype, device=inputs.q.device)
     if plan.num_decodes:
         _decode(out, inputs, options, plan)
-    if plan.num_decodes < inputs.seq_lens.shape[0]:
+    if plan.has_prefills:
         _prefill(out, inputs, options, plan)
     return out
 

@@ -40,6 +40,7 @@ class AttentionPlan:
         self._query_lens, self._device = query_lens, device
         decodes = [seq for seq, query_len in enumerate(query_lens) if query_len == 1]
         self.num_decodes = len(decodes)
+        self.has_prefills = any(query_len > 1 for query_len in query_lens)
         self.max_decode_len = max((seq_lens[seq] for seq in decodes), default=0)
         self.decode_seqs = self._to_device(decodes)
         """[num_decodes] int32: the sequences that compute one token."""

@@ -119,6 +119,7 @@ def test_block_sizes(block_size: int, feature: str) -> None:
         ([64], [64]),
         ([65, 63], [65, 200]),
         ([3, 1, 130], [300, 300, 130]),
+        ([1, 0, 2], [9, 30, 20]),
     ],
 )
 def test_ragged_batches(query_lens: list[int], seq_lens: list[int], window: int | None) -> None:
