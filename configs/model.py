@@ -17,7 +17,7 @@ class ModelSettings(Settings):
     """How one model is loaded and run."""
 
     dtype: DType = "auto"
-    """Number format of weights, activations and KV cache. auto: what the checkpoint was saved in."""
+    """Number format of weights and activations, and of the KV cache unless `kv_cache_dtype` is set. auto: what the checkpoint was saved in."""
 
     device: Device = "auto"
     """Where the model runs. auto: the GPU where PyTorch sees one, else the CPU."""

@@ -14,8 +14,16 @@ class SchedulerSettings(Settings):
     max_num_batched_tokens: int = Field(default=2048, ge=1)
     """Tokens one step computes at most. A longer prompt is prefilled in chunks of this size."""
 
+    max_decode_slowdown: float = Field(default=2.0, gt=1)
+    """While requests decode, a step takes so few prompt tokens that it lasts at most this many times as long as without
+    any. More of it gives long prompts a larger share of the time and streams longer gaps; 1000 is no limit."""
+
     max_num_seqs: int = Field(default=64, ge=1)
     """Requests that run at the same time."""
 
     max_num_waiting: int = Field(default=1024, ge=1)
     """Requests that may wait for their turn; one more is refused (HTTP 429)."""
+
+    kv_watermark: float = Field(default=0.05, ge=0, le=0.5)
+    """Share of the KV blocks that a request must leave when it starts beside others, so that these can grow a while before
+    somebody is preempted. A request that is alone may take all."""

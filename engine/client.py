@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,26 @@ import zmq.asyncio
 from configs.engine import EngineSettings
 from engine.admission import check_request
 from engine.errors import EngineUnavailableError, ModelLoadError, QueueFullError
-from engine.info import EngineInfo, EngineStats
-from engine.messages import Abort, Add, Failed, Launch, Ready, StepResult, Stop, ToEngine, decode_from_engine, encode
+from engine.info import EngineInfo, EngineStats, RequestState
+from engine.messages import (
+    Abort,
+    Add,
+    AskBlocks,
+    AskRequests,
+    BlocksAnswer,
+    Failed,
+    Launch,
+    Ready,
+    RequestsAnswer,
+    StepResult,
+    Stop,
+    ToEngine,
+    decode_from_engine,
+    encode,
+)
+from engine.questions import OpenQuestions
 from engine.request import FinishReason, Request, TokenDelta
+from kvcache.block_map import BlockSnapshot
 
 logger = logging.getLogger("headcount.client")
 
@@ -111,6 +128,7 @@ class EngineClient:
         self._folder = folder
         self._settings = settings
         self._streams: dict[str, DeltaStream] = {}
+        self._questions = OpenQuestions(self._send)
         self._known = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -146,10 +164,7 @@ class EngineClient:
             QueueFullError: too many wait already.
             EngineUnavailableError: the engine is loading, restarting or stopped.
         """
-        if self.state is not EngineState.READY or self.info is None:
-            message = self.failure or f"the engine of model {self.model_name!r} is {self.state}"
-            raise EngineUnavailableError(message, retry_after_s=5.0)
-        check_request(request, self.info)
+        check_request(request, self._ready_info())
         scheduler = self._settings.scheduler
         if len(self._streams) >= scheduler.max_num_seqs + scheduler.max_num_waiting:
             raise QueueFullError(
@@ -161,6 +176,29 @@ class EngineClient:
         self._send(Add(request))
         return stream
 
+    @property
+    def open_request_ids(self) -> list[str]:
+        """Requests whose stream has not ended."""
+        return list(self._streams)
+
+    async def block_snapshot(self) -> BlockSnapshot:
+        """Who holds which blocks, between two steps.
+
+        Raises:
+            EngineUnavailableError: the engine is loading, restarting or stopped, or it does not answer in time.
+        """
+        self._ready_info()
+        return (await self._questions.ask(AskBlocks(), BlocksAnswer)).answer
+
+    async def request_states(self, request_ids: Sequence[str]) -> list[RequestState]:
+        """Those of these requests that have not ended, as they are between two steps.
+
+        Raises:
+            EngineUnavailableError: as in `block_snapshot`.
+        """
+        self._ready_info()
+        return (await self._questions.ask(AskRequests(tuple(request_ids)), RequestsAnswer)).answer
+
     async def shutdown(self) -> None:
         """End the process: running requests are aborted. Safe to call twice."""
         self._is_stopping = True
@@ -169,6 +207,13 @@ class EngineClient:
             await _wait_or_kill(self._process)
         if self._supervisor is not None:
             await self._supervisor
+
+    def _ready_info(self) -> EngineInfo:
+        """Raises EngineUnavailableError where there is no engine to talk to."""
+        if self.state is not EngineState.READY or self.info is None:
+            message = self.failure or f"the engine of model {self.model_name!r} is {self.state}"
+            raise EngineUnavailableError(message, retry_after_s=5.0)
+        return self.info
 
     async def _supervise(self) -> None:
         """Run the process; when it dies, say so to all streams, pause, and run it again."""
@@ -253,6 +298,8 @@ class EngineClient:
             case Ready(info):
                 self.info, self.state = info, EngineState.READY
                 self._known.set()
+            case BlocksAnswer() | RequestsAnswer() as answer:
+                self._questions.settle(answer)
             case Failed(message):
                 self.failure = message
 
@@ -273,6 +320,7 @@ class EngineClient:
     def _end_streams(self) -> None:
         """The engine is gone: every open stream ends, with an error unless it was asked to stop."""
         self.stats = EngineStats()
+        self._questions.give_up()
         reason = FinishReason.ABORT if self._is_stopping else FinishReason.ERROR
         error = "the server is shutting down" if self._is_stopping else "the engine died while it computed this request"
         lost = [

@@ -2,13 +2,23 @@
 
 import secrets
 import time
+from collections.abc import Iterable
 
 import msgspec
 
-from engine.info import EngineInfo, EngineStats, Observations
-from engine.request import FinishReason, Request, RequestStatus, ScheduledBatch, ScheduledRequest, TokenDelta
+from engine.info import EngineInfo, EngineStats, Observations, RequestState
+from engine.request import (
+    FinishReason,
+    KVReceipt,
+    Request,
+    RequestStatus,
+    ScheduledBatch,
+    ScheduledRequest,
+    TokenDelta,
+)
 from engine.runner import Runner, StepOutput
 from engine.scheduler import Scheduler, finish_reason_of
+from kvcache.block_map import BlockSnapshot
 from kvcache.manager import KVCacheManager
 
 
@@ -76,11 +86,21 @@ class EngineCore:
         stats.observations = Observations()
         return snapshot
 
+    def block_snapshot(self) -> BlockSnapshot:
+        """Who holds which blocks; its lists are live, see kvcache/block_map.py."""
+        return self._manager.snapshot()
+
+    def request_states(self, request_ids: Iterable[str]) -> list[RequestState]:
+        """Those of these requests that are here, as they are now."""
+        found = [self._scheduler.find(request_id) for request_id in request_ids]
+        return [self._request_state(request) for request in found if request is not None]
+
     def check_integrity(self) -> None:
         """Raise PoolIntegrityError where the pool's books do not add up."""
         self._manager.check_integrity()
 
     def _observe(self, batch: ScheduledBatch, seconds: float) -> None:
+        self._scheduler.observe(batch, seconds)
         self._stats.observations.step_seconds.append(seconds)
         self._stats.observations.step_tokens.append(batch.num_tokens)
         for window, token_bytes in self._bytes_by_window.items():
@@ -108,7 +128,9 @@ class EngineCore:
         self._count_prompt_tokens(item)
         request.num_computed_tokens = item.seq_len
         self._manager.commit_tokens(request.request_id, item.seq_len, request.token_ids)
+        request.num_peak_blocks = max(request.num_peak_blocks, self._manager.num_held_blocks(request.request_id))
         delta = TokenDelta(request.request_id, num_cached_tokens=request.num_cached_tokens)
+        delta.kv_receipt = self._receipt(request) if request.enable_kv_receipt else None
         if token_id is None:
             return delta
         if request.sampling_params.max_tokens == 0:
@@ -127,10 +149,27 @@ class EngineCore:
     def _count_prompt_tokens(self, item: ScheduledRequest) -> None:
         """Prompt tokens count once, when they are first computed; those from the prefix cache count as cached."""
         request = item.request
-        if request.num_preemptions:
-            return
-        if item.num_computed_tokens == request.num_cached_tokens:
-            self._stats.cached_prompt_tokens += request.num_cached_tokens
-            self._stats.prompt_tokens += request.num_cached_tokens
-        computed = min(item.seq_len, request.num_prompt_tokens) - item.num_computed_tokens
-        self._stats.prompt_tokens += max(0, computed)
+        if request.num_counted_prompt_tokens == 0:
+            self._stats.cached_prompt_tokens += item.num_computed_tokens
+        num_valid = min(item.seq_len, request.num_prompt_tokens)
+        self._stats.prompt_tokens += max(0, num_valid - request.num_counted_prompt_tokens)
+        request.num_counted_prompt_tokens = max(request.num_counted_prompt_tokens, num_valid)
+
+    def _receipt(self, request: Request) -> KVReceipt:
+        return KVReceipt(
+            num_blocks=self._manager.num_held_blocks(request.request_id),
+            num_peak_blocks=request.num_peak_blocks,
+            num_tokens=request.num_computed_tokens,
+            num_wasted_slots=self._manager.num_wasted_slots(request.request_id),
+        )
+
+    def _request_state(self, request: Request) -> RequestState:
+        return RequestState(
+            request_id=request.request_id,
+            status=request.status,
+            num_prompt_tokens=request.num_prompt_tokens,
+            num_output_tokens=len(request.output_token_ids),
+            num_cached_tokens=request.num_cached_tokens,
+            num_preemptions=request.num_preemptions,
+            kv_receipt=self._receipt(request),
+        )

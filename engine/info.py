@@ -2,6 +2,7 @@
 
 import msgspec
 
+from engine.request import KVReceipt, RequestStatus
 from kvcache.geometry import KVGeometry
 
 
@@ -38,6 +39,9 @@ class EngineInfo(msgspec.Struct, frozen=True):
 
     architecture: str
     dtype: str
+    """Of weights and activations."""
+    kv_cache_dtype: str
+    """Of cached keys and values: `dtype`, or a format of 8 bits with scales."""
     device: str
     attention_backend: str
     attention_objections: dict[str, list[str]]
@@ -84,3 +88,16 @@ class EngineStats(msgspec.Struct):
     kv_read_bytes: int = 0
     """KV bytes that attention had to read: each step, each request, the tokens it sees once per KV head."""
     observations: Observations = msgspec.field(default_factory=Observations)
+
+
+class RequestState(msgspec.Struct, frozen=True):
+    """A request that has not ended, between two steps."""
+
+    request_id: str
+    status: RequestStatus
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_cached_tokens: int
+    """Prompt tokens found in the prefix cache when it was first scheduled."""
+    num_preemptions: int
+    kv_receipt: KVReceipt

@@ -14,21 +14,23 @@ from engine import memory
 from engine.attention.registry import choose_backend
 from engine.checkpoint import Checkpoint, read_checkpoint
 from engine.core import EngineCore
-from engine.dtypes import DTYPE_BYTES
+from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
 from engine.info import EngineInfo
 from engine.kernels.select import select_kernels
 from engine.models.decoder import Decoder
 from engine.models.tensor_names import build_weight_map
-from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
+from engine.rehearsal import Stage, measure_workspace
 from engine.runner import Runner
 from engine.scheduler import Scheduler
 from engine.weights import load_parameters
+from engine.workspace import StepSize
 from kvcache.geometry import KVGeometry
 from kvcache.manager import KVCacheManager
 from kvcache.storage import KVStorage
 
-WARM_UP_TOKENS = 128
+FLOAT8_DTYPES = {"fp8_e4m3": torch.float8_e4m3fn}
+"""Formats whose names PyTorch writes in another way."""
 
 
 class Phases:
@@ -45,20 +47,36 @@ class Phases:
         self._last_s = now_s
 
 
+class Pool(NamedTuple):
+    """How large the KV pool is.
+
+    Attributes:
+        num_blocks: in it.
+        max_model_len: the longest context that it can hold.
+        workspace_bytes: what the largest step takes beside it.
+    """
+
+    num_blocks: int
+    max_model_len: int
+    workspace_bytes: int
+
+
 class Placement(NamedTuple):
-    """Where the model runs and in which number format."""
+    """Where the model runs and in which number formats."""
 
     device: torch.device
     dtype_name: str
     dtype: torch.dtype
+    kv_cache_dtype_name: str
+    kv_cache_dtype: torch.dtype
 
 
 def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
-    """Load the checkpoint in `folder`, size its KV pool, and run one step to warm up.
+    """Load the checkpoint in `folder`, measure the largest step, and size the KV pool.
 
     Raises:
         ModelLoadError: the model is not supported, or its files do not fit its config.
-        KVCapacityError: the KV pool cannot hold one request of max_model_len tokens.
+        KVCapacityError: the KV pool cannot hold one request of max_model_len tokens, or no step fits beside the weights.
         checkpoints.errors.CheckpointError: a file is missing, unreadable or corrupt.
     """
     phases = Phases()
@@ -66,41 +84,42 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     framework_bytes = memory.process_bytes(device)
     phases.end("imports")
     checkpoint = read_checkpoint(folder)
-    placement = _place(checkpoint, settings.model_settings, device)
+    placement = _place(checkpoint, settings, device)
     parameters = _load_parameters(checkpoint, settings.model_settings, placement)
     phases.end("weights")
-    geometry = checkpoint.spec.kv_geometry(DTYPE_BYTES[placement.dtype_name], settings.cache.block_size)
-    num_blocks, max_model_len = _size_pool(checkpoint, settings, geometry, device)
-    kernels = select_kernels(device, placement.dtype, settings.model_settings.attention_backend)
-    decoder = Decoder(checkpoint.spec, parameters, max_model_len, kernels)
-    storage = KVStorage(geometry, num_blocks, placement.dtype, device)
+    kv_format = KV_FORMATS[placement.kv_cache_dtype_name]
+    geometry = checkpoint.spec.kv_geometry(kv_format.dtype_bytes, settings.cache.block_size, kv_format.scale_bytes)
+    stage, objections = _choose_stage(checkpoint, settings, placement, parameters)
+    phases.end("kernels")
+    pool = _size_pool(checkpoint, settings, geometry, stage)
+    phases.end("rehearsal")
+    storage = KVStorage(geometry, pool.num_blocks, placement.kv_cache_dtype, device)
+    runner = _build_runner(checkpoint, stage, storage, pool.max_model_len)
+    ledger = memory.build_ledger(
+        device,
+        weights_bytes=sum(tensor.nbytes for tensor in parameters.values()),
+        kv_cache_bytes=storage.nbytes,
+        workspace_bytes=pool.workspace_bytes,
+        framework_bytes=framework_bytes,
+    )
     phases.end("kv_cache")
-    runner, objections = _build_runner(checkpoint, settings, placement, decoder, storage)
-    num_tokens = min(WARM_UP_TOKENS, max_model_len, settings.scheduler.max_num_batched_tokens)
-    workspace_bytes = _warm_up(runner, geometry, num_tokens, device)
-    phases.end("warm_up")
     info = EngineInfo(
         architecture=checkpoint.spec.architecture,
         dtype=placement.dtype_name,
+        kv_cache_dtype=placement.kv_cache_dtype_name,
         device=str(device),
         attention_backend=runner.attention.name,
         attention_objections=objections,
         vocab_size=checkpoint.spec.vocab_size,
-        max_model_len=max_model_len,
+        max_model_len=pool.max_model_len,
         longest_context=checkpoint.max_model_len(settings.model_settings),
         eos_token_ids=checkpoint.eos_token_ids,
         geometry=geometry,
-        num_blocks=num_blocks,
-        ledger=memory.build_ledger(
-            device,
-            weights_bytes=sum(tensor.nbytes for tensor in parameters.values()),
-            kv_cache_bytes=storage.nbytes,
-            workspace_bytes=workspace_bytes,
-            framework_bytes=framework_bytes,
-        ),
+        num_blocks=pool.num_blocks,
+        ledger=ledger,
         startup_s=phases.seconds,
     )
-    manager = KVCacheManager(geometry, num_blocks, enable_prefix_cache=settings.cache.enable_prefix_cache)
+    manager = KVCacheManager(geometry, pool.num_blocks, enable_prefix_cache=settings.cache.enable_prefix_cache)
     return EngineCore(info, Scheduler(settings.scheduler, manager), runner, manager)
 
 
@@ -120,9 +139,11 @@ def choose_device(settings: ModelSettings) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
 
 
-def _place(checkpoint: Checkpoint, settings: ModelSettings, device: torch.device) -> Placement:
-    dtype_name = checkpoint.dtype_name(settings)
-    return Placement(device, dtype_name, getattr(torch, dtype_name))
+def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.device) -> Placement:
+    name = checkpoint.dtype_name(settings.model_settings)
+    kv_name = resolve_kv_cache_dtype(settings.cache.kv_cache_dtype, name)
+    kv_cache_dtype = FLOAT8_DTYPES.get(kv_name) or getattr(torch, kv_name)
+    return Placement(device, name, getattr(torch, name), kv_name, kv_cache_dtype)
 
 
 def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
@@ -136,47 +157,59 @@ def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement:
     )
 
 
-def _build_runner(
-    checkpoint: Checkpoint, settings: EngineSettings, placement: Placement, decoder: Decoder, storage: KVStorage
-) -> tuple[Runner, dict[str, list[str]]]:
-    """The runner with the first attention backend that has no objection, and the others' objections."""
+def _choose_stage(
+    checkpoint: Checkpoint, settings: EngineSettings, placement: Placement, parameters: dict[str, Tensor]
+) -> tuple[Stage, dict[str, list[str]]]:
+    """Kernels, and the first attention backend that has no objection, and the others' objections."""
     wanted = settings.model_settings.attention_backend
-    backend, objections = choose_backend(checkpoint.spec, placement.dtype, placement.device, wanted)
-    runner = Runner(
-        decoder,
-        backend(checkpoint.spec, storage),
+    backend, objections = choose_backend(
+        checkpoint.spec, placement.dtype, placement.device, wanted, placement.kv_cache_dtype
+    )
+    stage = Stage(
+        spec=checkpoint.spec,
+        parameters=parameters,
+        kernels=select_kernels(placement.device, placement.dtype, wanted),
+        backend=backend,
+        kv_cache_dtype=placement.kv_cache_dtype,
+        scale_bytes=KV_FORMATS[placement.kv_cache_dtype_name].scale_bytes,
         block_size=settings.cache.block_size,
-        eos_token_ids=checkpoint.eos_token_ids,
+        dtype=placement.dtype,
         device=placement.device,
     )
-    return runner, objections
+    return stage, objections
 
 
-def _size_pool(
-    checkpoint: Checkpoint, settings: EngineSettings, geometry: KVGeometry, device: torch.device
-) -> tuple[int, int]:
-    """Blocks of the KV pool, and the longest context that it can hold.
+def _build_runner(checkpoint: Checkpoint, stage: Stage, storage: KVStorage, max_model_len: int) -> Runner:
+    return Runner(
+        Decoder(stage.spec, stage.parameters, max_model_len, stage.kernels),
+        stage.backend(stage.spec, storage),
+        block_size=stage.block_size,
+        eos_token_ids=checkpoint.eos_token_ids,
+        device=stage.device,
+    )
+
+
+def _size_pool(checkpoint: Checkpoint, settings: EngineSettings, geometry: KVGeometry, stage: Stage) -> Pool:
+    """Measure the largest step, and give the KV pool what is left.
+
+    How large that step is depends on the longest context, and that on the pool: the step is the one of the context that
+    would fit if it needed nothing.
 
     Raises:
-        KVCapacityError: the pool cannot hold one request of the length that is set, or none at all.
+        KVCapacityError: the pool cannot hold one request of the length that is set, or none at all, or there is no room
+            for a step.
     """
-    pool_bytes = memory.kv_pool_bytes(settings.cache, device)
     longest, wanted = checkpoint.max_model_len(settings.model_settings), settings.model_settings.max_model_len
     chunk = settings.scheduler.max_num_batched_tokens
-    return geometry.num_blocks_in(pool_bytes), memory.fit_context(geometry, pool_bytes, longest, wanted, chunk)
-
-
-def _warm_up(runner: Runner, geometry: KVGeometry, num_tokens: int, device: torch.device) -> int:
-    """Run one prefill, so that no request pays for first-time set-up; the memory it took beyond what was held before.
-
-    It writes to slots that no request owns yet.
-    """
-    request = Request(
-        request_id="warm-up", prompt_token_ids=[0] * num_tokens, sampling_params=SamplingParams(temperature=0)
+    budget = memory.kv_budget(settings.cache, stage.device)
+    context = memory.fit_context(geometry, budget.num_bytes, longest, wanted, chunk)
+    size = StepSize(
+        num_tokens=chunk,
+        num_seqs=settings.scheduler.max_num_seqs,
+        max_model_len=context,
+        num_kv_tokens=geometry.num_tokens_in(budget.num_bytes, context),
     )
-    num_blocks = -(-num_tokens // geometry.block_size)
-    block_tables = [list(range(num_blocks)) for _ in geometry.groups]
-    memory.reset_peak(device)
-    held_bytes = memory.process_bytes(device)
-    runner.execute(ScheduledBatch([ScheduledRequest(request, 0, num_tokens, block_tables)]))
-    return max(0, memory.peak_bytes(device) - held_bytes)
+    workspace_bytes = measure_workspace(stage, size)
+    pool_bytes = budget.num_bytes - (workspace_bytes if budget.is_shared else 0)
+    max_model_len = memory.fit_context(geometry, pool_bytes, longest, wanted, chunk)
+    return Pool(geometry.num_blocks_in(pool_bytes), max_model_len, workspace_bytes)

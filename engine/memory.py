@@ -1,8 +1,12 @@
 """How much memory there is, and who has it."""
 
+import contextlib
+import ctypes
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -14,6 +18,12 @@ from kvcache.geometry import KVGeometry
 
 MAX_CPU_KV_BYTES = 1 << 30
 """What the KV pool takes on a CPU at most where no number is set: zeroing it is part of every start."""
+
+M_MMAP_THRESHOLD = -3
+"""malloc.h of glibc."""
+EXACT_BLOCK_BYTES, USUAL_BLOCK_BYTES = 1 << 12, 1 << 25
+"""The usual one is the largest that glibc itself comes to, after it has freed blocks of that size: what a step needs is
+there again for the next step, without new pages."""
 
 
 def process_bytes(device: torch.device) -> int:
@@ -30,6 +40,50 @@ def free_and_total_bytes(device: torch.device) -> tuple[int, int]:
         return free, total
     memory = psutil.virtual_memory()
     return memory.available, memory.total
+
+
+class Peak:
+    """What `peak_of` found.
+
+    Attributes:
+        num_bytes: most memory at a time beyond what was held before.
+    """
+
+    num_bytes = 0
+
+
+@contextlib.contextmanager
+def peak_of(device: torch.device) -> Iterator[Peak]:
+    """Measure what the block of a `with` statement takes at most beyond what is held.
+
+    On a CPU that is resident memory. While it is measured, the C library asks the system for every block of a page or
+    more and gives it back at once: what it would keep for later is not in use, and how much that is differs by chance.
+    """
+    peak = Peak()
+    release(device)
+    set_block_threshold(EXACT_BLOCK_BYTES)
+    reset_peak(device)
+    held_bytes = process_bytes(device)
+    try:
+        yield peak
+        peak.num_bytes = max(0, peak_bytes(device) - held_bytes)
+    finally:
+        set_block_threshold(USUAL_BLOCK_BYTES)
+        release(device)
+
+
+def release(device: torch.device) -> None:
+    """Give back to the system what is not in use."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        malloc_trim(0)
+
+
+def set_block_threshold(num_bytes: int) -> None:
+    """Blocks of this size and more come from the system one by one (glibc; elsewhere nothing is done)."""
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(M_MMAP_THRESHOLD, num_bytes)
 
 
 def reset_peak(device: torch.device) -> None:
@@ -54,9 +108,26 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def kv_pool_bytes(settings: CacheSettings, device: torch.device) -> int:
-    """Bytes that the KV pool may take: what the settings say, else a share of what is free."""
-    return settings.kv_cache_memory_bytes or _share_of_free(settings, device)
+class KVBudget(NamedTuple):
+    """What the KV pool may take.
+
+    Attributes:
+        num_bytes: at most.
+        is_shared: the workspace has to fit in it too.
+    """
+
+    num_bytes: int
+    is_shared: bool
+
+
+def kv_budget(settings: CacheSettings, device: torch.device) -> KVBudget:
+    """A number where the settings have one; else a share of what is free, on a GPU for pool and workspace together."""
+    if settings.kv_cache_memory_bytes:
+        return KVBudget(settings.kv_cache_memory_bytes, is_shared=False)
+    free, _ = free_and_total_bytes(device)
+    if device.type == "cuda":
+        return KVBudget(int(free * settings.gpu_memory_utilization), is_shared=True)
+    return KVBudget(min(MAX_CPU_KV_BYTES, int(free * settings.cpu_memory_utilization)), is_shared=False)
 
 
 def fit_context(
@@ -85,13 +156,6 @@ def fit_context(
     )
 
 
-def _share_of_free(settings: CacheSettings, device: torch.device) -> int:
-    free, _ = free_and_total_bytes(device)
-    if device.type == "cuda":
-        return int(free * settings.gpu_memory_utilization)
-    return min(MAX_CPU_KV_BYTES, int(free * settings.cpu_memory_utilization))
-
-
 def build_ledger(
     device: torch.device, *, weights_bytes: int, kv_cache_bytes: int, workspace_bytes: int, framework_bytes: int
 ) -> MemoryLedger:
@@ -101,16 +165,17 @@ def build_ledger(
         device: whose memory.
         weights_bytes: of all parameters.
         kv_cache_bytes: of the KV storage.
-        workspace_bytes: that a step took beyond these.
+        workspace_bytes: that the largest step takes beyond these: not in use now, and not free for others either.
         framework_bytes: that the process held before it loaded anything.
     """
+    release(device)
     free, total = free_and_total_bytes(device)
     return MemoryLedger(
         weights_bytes=weights_bytes,
         kv_cache_bytes=kv_cache_bytes,
         workspace_bytes=workspace_bytes,
         framework_bytes=framework_bytes,
-        free_bytes=free,
+        free_bytes=free - workspace_bytes,
         total_bytes=total,
         other_bytes=max(0, total - free - process_bytes(device)),
     )

@@ -1,14 +1,16 @@
 """What the server and an engine process say to each other, as msgpack. No torch.
 
-server -> engine   Start, then Add | Abort, at last Stop
-engine -> server   Ready or Failed once, then StepResult after every step and now and then while idle
+server -> engine   Start, then Add | Abort | AskBlocks | AskRequests, at last Stop
+engine -> server   Ready or Failed once, then StepResult after every step and now and then while idle, and an answer to
+                   every question before the next step
 """
 
 import msgspec
 
 from configs.engine import EngineSettings
-from engine.info import EngineInfo, EngineStats
+from engine.info import EngineInfo, EngineStats, RequestState
 from engine.request import Request, TokenDelta
+from kvcache.block_map import BlockSnapshot
 
 
 class Add(msgspec.Struct, frozen=True, tag=True):
@@ -21,6 +23,16 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     """End this request: nobody waits for it any more."""
 
     request_id: str
+
+
+class AskBlocks(msgspec.Struct, frozen=True, tag=True):
+    """Who holds which blocks?"""
+
+
+class AskRequests(msgspec.Struct, frozen=True, tag=True):
+    """How are these requests?"""
+
+    request_ids: tuple[str, ...]
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -46,8 +58,24 @@ class StepResult(msgspec.Struct, frozen=True, tag=True):
     stats: EngineStats | None = None
 
 
-ToEngine = Add | Abort | Stop
-FromEngine = Ready | Failed | StepResult
+class BlocksAnswer(msgspec.Struct, frozen=True, tag=True):
+    """The answer to AskBlocks."""
+
+    question: AskBlocks
+    answer: BlockSnapshot
+
+
+class RequestsAnswer(msgspec.Struct, frozen=True, tag=True):
+    """The answer to AskRequests: those that have not ended."""
+
+    question: AskRequests
+    answer: list[RequestState]
+
+
+Question = AskBlocks | AskRequests
+Answer = BlocksAnswer | RequestsAnswer
+ToEngine = Add | Abort | Question | Stop
+FromEngine = Ready | Failed | StepResult | Answer
 
 encode = msgspec.msgpack.Encoder().encode
 """Any message -> bytes."""

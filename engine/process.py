@@ -21,7 +21,22 @@ from engine.attention.cpu import CpuBackend
 from engine.core import EngineCore
 from engine.errors import EngineError
 from engine.loading import load_engine
-from engine.messages import Abort, Add, Failed, FromEngine, Launch, Ready, StepResult, Stop, decode_to_engine, encode
+from engine.messages import (
+    Abort,
+    Add,
+    AskBlocks,
+    AskRequests,
+    BlocksAnswer,
+    Failed,
+    FromEngine,
+    Launch,
+    Ready,
+    RequestsAnswer,
+    StepResult,
+    Stop,
+    decode_to_engine,
+    encode,
+)
 from engine.request import TokenDelta
 
 logger = logging.getLogger("headcount.engine")
@@ -75,6 +90,10 @@ class EngineProcess:
                     self._core.add(request)
                 case Abort(request_id):
                     self._core.abort(request_id)
+                case AskBlocks() as question:
+                    self._send(BlocksAnswer(question, self._core.block_snapshot()))
+                case AskRequests(request_ids) as question:
+                    self._send(RequestsAnswer(question, self._core.request_states(request_ids)))
                 case Stop():
                     self._is_stopping = True
 

@@ -15,6 +15,8 @@ import math
 import msgspec
 
 MAX_LOGPROBS = 20
+MAX_LOGPROB_ROWS = 256
+"""Prompt positions whose logits exist at the same time: at a vocabulary of 128k a row takes half a megabyte."""
 MAX_STOP_STRINGS = 16
 
 
@@ -114,6 +116,10 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Lower runs earlier; equal priorities run in order of arrival."""
     arrival_time_s: float = 0.0
     """time.time() at which the server took it."""
+    cache_salt: str = ""
+    """Only requests with the same salt share blocks."""
+    enable_kv_receipt: bool = False
+    """Put a KVReceipt into every delta."""
 
     status: RequestStatus = RequestStatus.WAITING
     output_token_ids: list[int] = []
@@ -121,6 +127,10 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Tokens whose KV is valid."""
     num_cached_tokens: int = 0
     """Of those, found in the prefix cache when the request was first scheduled."""
+    num_counted_prompt_tokens: int = 0
+    """Prompt tokens that the stats know of: a recomputation after preemption does not count them again."""
+    num_peak_blocks: int = 0
+    """Most blocks that it held in a step so far."""
     num_preemptions: int = 0
     num_reported_prompt_logprobs: int = 0
     """Prompt positions whose log-probabilities are out; a recomputation after preemption does not repeat them."""
@@ -184,6 +194,19 @@ class TokenLogprobs(msgspec.Struct, frozen=True, omit_defaults=True):
     top_logprobs: list[float] = []
 
 
+class KVReceipt(msgspec.Struct, frozen=True):
+    """What a request holds of the KV cache."""
+
+    num_blocks: int = 0
+    """Shared ones included."""
+    num_peak_blocks: int = 0
+    """Most that it held in a step so far."""
+    num_tokens: int = 0
+    """Whose KV is valid."""
+    num_wasted_slots: int = 0
+    """Slots of its last block that hold no token; each group of layers has such a block."""
+
+
 class TokenDelta(msgspec.Struct, omit_defaults=True):
     """What one step adds to one request; the last one carries the finish reason."""
 
@@ -194,6 +217,8 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     prompt_logprobs: list[TokenLogprobs] = []
     """Prompt positions 1, 2, … as they are computed (chunk by chunk), where asked for."""
     num_cached_tokens: int = 0
+    kv_receipt: KVReceipt | None = None
+    """As of this delta, where asked for: a stop string ends a request in the server, which the engine learns too late."""
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
     """The stop token that ended it (it is the last of `token_ids`)."""

@@ -9,10 +9,7 @@ from engine import sampler
 from engine.attention.base import AttentionBackend
 from engine.batch import build_batch
 from engine.models.decoder import Decoder
-from engine.request import ScheduledBatch, ScheduledRequest, TokenLogprobs
-
-MAX_LOGPROB_ROWS = 256
-"""Prompt positions whose logits exist at the same time: at a vocabulary of 128k a row takes half a megabyte."""
+from engine.request import MAX_LOGPROB_ROWS, ScheduledBatch, ScheduledRequest, TokenLogprobs
 
 
 class StepOutput(NamedTuple):

@@ -9,6 +9,7 @@ waits, to be computed again (its full blocks may still be found in the prefix ca
 import time
 
 from configs.scheduler import SchedulerSettings
+from engine.pacing import StepPacer
 from engine.request import FinishReason, Request, RequestStatus, ScheduledBatch, ScheduledRequest
 from engine.waiting_queue import WaitingQueue
 from kvcache.manager import KVCacheManager
@@ -25,6 +26,8 @@ class Scheduler:
     def __init__(self, settings: SchedulerSettings, manager: KVCacheManager) -> None:
         self._settings = settings
         self._manager = manager
+        self._pacer = StepPacer(settings.max_decode_slowdown, settings.max_num_batched_tokens)
+        self._watermark_blocks = int(settings.kv_watermark * manager.num_blocks)
         self._waiting = WaitingQueue()
         self._running: dict[str, Request] = {}
         self._scheduled: dict[str, ScheduledRequest] = {}
@@ -59,12 +62,18 @@ class Scheduler:
         """
         self._budget, self._scheduled = self._settings.max_num_batched_tokens, {}
         num_preemptions = self.num_preemptions
-        for request in self._running_in_order():
-            if request.status is RequestStatus.RUNNING:
-                self._continue(request)
+        decodes, prefills = self._running_in_order()
+        self._continue_all(decodes)
+        self._budget = min(self._budget, self._pacer.max_prefill_tokens(len(self._scheduled)))
+        self._continue_all(prefills)
         if self.num_preemptions == num_preemptions:
             self._admit()
         return ScheduledBatch(list(self._scheduled.values())) if self._scheduled else None
+
+    def observe(self, batch: ScheduledBatch, step_s: float) -> None:
+        """Learn from a step how long tokens take on this machine."""
+        num_decodes = sum(item.num_scheduled_tokens == 1 for item in batch.scheduled)
+        self._pacer.observe(num_decodes, batch.num_tokens - num_decodes, step_s)
 
     def finish(self, request_id: str, status: RequestStatus = RequestStatus.FINISHED) -> Request | None:
         """Take a request out, running or waiting, and give back its blocks; None when it is not here."""
@@ -78,15 +87,24 @@ class Scheduler:
             self._waiting.forget(request_id)
         return request
 
+    def find(self, request_id: str) -> Request | None:
+        """A request that runs or waits here."""
+        return self._running.get(request_id) or self._waiting.find(request_id)
+
     def request_ids(self) -> list[str]:
         """All requests that are here, running first."""
         return [*self._running, *self._waiting.request_ids()]
 
-    def _running_in_order(self) -> list[Request]:
-        """Decodes before prefills, so that a long prompt never takes the budget from those that stream."""
-        return sorted(
-            self._running.values(), key=lambda r: (r.num_tokens - r.num_computed_tokens > 1, self._waiting.key(r))
-        )
+    def _running_in_order(self) -> tuple[list[Request], list[Request]]:
+        """Decodes, then prefills, so that a long prompt never takes the budget from those that stream."""
+        running = sorted(self._running.values(), key=self._waiting.key)
+        decodes = [request for request in running if request.num_tokens - request.num_computed_tokens == 1]
+        return decodes, [request for request in running if request.num_tokens - request.num_computed_tokens > 1]
+
+    def _continue_all(self, requests: list[Request]) -> None:
+        for request in requests:
+            if request.status is RequestStatus.RUNNING:
+                self._continue(request)
 
     def _continue(self, request: Request) -> None:
         """Schedule a running request's next tokens, preempting from the back of the order while there is no room."""
@@ -99,9 +117,9 @@ class Scheduler:
             if victim is request:
                 return
 
-    def _try_schedule(self, request: Request, num_scheduled_tokens: int) -> bool:
+    def _try_schedule(self, request: Request, num_scheduled_tokens: int, num_spare_blocks: int = 0) -> bool:
         seq_len = request.num_computed_tokens + num_scheduled_tokens
-        block_tables = self._manager.allocate_slots(request.request_id, seq_len)
+        block_tables = self._manager.allocate_slots(request.request_id, seq_len, num_spare_blocks)
         if block_tables is None:
             return False
         self._budget -= num_scheduled_tokens
@@ -135,7 +153,7 @@ class Scheduler:
     def _try_start(self, request: Request) -> bool:
         request.num_computed_tokens = self._find_cached_prefix(request)
         num_scheduled_tokens = min(self._budget, request.num_tokens - request.num_computed_tokens)
-        if not self._try_schedule(request, num_scheduled_tokens):
+        if not self._try_schedule(request, num_scheduled_tokens, self._spare_blocks(request, num_scheduled_tokens)):
             self._manager.free(request.request_id)
             request.num_computed_tokens = 0
             return False
@@ -147,11 +165,24 @@ class Scheduler:
         self._running[request.request_id] = request
         return True
 
+    def _spare_blocks(self, request: Request, num_scheduled_tokens: int) -> int:
+        """Blocks that must be left when a request starts: for the rest of its tokens, and for the others' next ones.
+
+        Nobody else has tokens to come that are known now: what is left of the budget is what running prefills did not
+        need. A request that is alone needs no blocks for others, so it always starts.
+        """
+        if not self._running:
+            return 0
+        geometry, step = self._manager.geometry, self._settings.max_num_batched_tokens
+        seq_len = request.num_computed_tokens + num_scheduled_tokens
+        rest = geometry.num_blocks(request.num_tokens, step) - geometry.num_blocks(seq_len, step)
+        return self._watermark_blocks + rest
+
     def _find_cached_prefix(self, request: Request) -> int:
         # Logits exist only where tokens are computed, so a request for its prompt's log-probabilities takes no prefix.
         is_skipped = request.sampling_params.prompt_logprobs is not None
         token_ids = [] if is_skipped else request.token_ids(0, request.num_tokens)
-        return self._manager.find_cached_prefix(request.request_id, token_ids)
+        return self._manager.find_cached_prefix(request.request_id, token_ids, salt=request.cache_salt)
 
 
 def finish_reason_of(request: Request, eos_token_ids: set[int], max_model_len: int) -> FinishReason | None:

@@ -48,6 +48,10 @@ class WaitingQueue:
             self.num_tokens -= request.num_tokens
         return request
 
+    def find(self, request_id: str) -> Request | None:
+        """A request that waits here."""
+        return self._requests.get(request_id)
+
     def request_ids(self) -> list[str]:
         """All that wait, in no order."""
         return list(self._requests)

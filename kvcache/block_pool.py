@@ -60,6 +60,10 @@ class BlockPool:
         """Blocks that somebody refers to; a shared block counts once."""
         return self.num_blocks - len(self._free) - len(self._cached)
 
+    def cached_block_ids(self) -> list[int]:
+        """Blocks that nobody refers to but that can still be found, the next to be evicted first. O(cached blocks)."""
+        return list(self._cached)
+
     def ref_count(self, block_id: int) -> int:
         """How many refer to this block."""
         return self._ref_counts[block_id]

@@ -1,8 +1,9 @@
 """Heads to bytes. Pure arithmetic: every KV byte that headcount allocates, reports or plans comes from here.
 
-    bytes per token = sum over layers of  num_kv_heads * (k_head_dim + v_head_dim) * dtype_bytes
+    bytes per token = sum over layers of  num_kv_heads * ((k_head_dim + v_head_dim) * dtype_bytes + 2 * scale_bytes)
 
-For SmolLM2-135M in bfloat16 that is 30 * 3 * (64 + 64) * 2 = 23,040.
+For SmolLM2-135M in bfloat16, which needs no scales, that is 30 * 3 * (64 + 64) * 2 = 23,040; in 8 bits with scales of
+2 bytes 30 * 3 * (64 + 64 + 2 * 2) = 11,880.
 
 Layers with a sliding window need a token only until the window has passed it. Layers are therefore put in groups, each
 with a block table of its own, over one pool of equal blocks (engine docs: docs/kv-cache.md): a block holds block_size
@@ -110,6 +111,8 @@ class KVGeometry(msgspec.Struct, frozen=True):
         for name in ("dtype_bytes", "block_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.scale_bytes < 0:
+            raise ValueError(f"scale_bytes must be at least 0, got {self.scale_bytes}")
 
     @property
     def attention_type(self) -> AttentionType:
@@ -212,6 +215,15 @@ class KVGeometry(msgspec.Struct, frozen=True):
         """
         layers = tuple(msgspec.structs.replace(layer, num_kv_heads=num_kv_heads) for layer in self.layers)
         return msgspec.structs.replace(self, layers=layers)
+
+    def as_mha(self) -> Self:
+        """The same model with a KV head for every query head, layer by layer."""
+        layers = tuple(msgspec.structs.replace(layer, num_kv_heads=layer.num_q_heads) for layer in self.layers)
+        return msgspec.structs.replace(self, layers=layers)
+
+    def with_format(self, dtype_bytes: int, scale_bytes: int) -> Self:
+        """The same model with keys and values in another format."""
+        return msgspec.structs.replace(self, dtype_bytes=dtype_bytes, scale_bytes=scale_bytes)
 
     def per_rank(self, tensor_parallel: int) -> Self:
         """What one of so many devices holds.

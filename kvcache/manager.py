@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from kvcache.block_map import BlockSnapshot, HeldBlocks
 from kvcache.block_pool import BlockPool, PoolIntegrityError
 from kvcache.geometry import KVGeometry
 from kvcache.prefix import BlockHash, block_hashes, group_hash, root_hash
@@ -93,11 +94,7 @@ class KVCacheManager:
             for holding in self._holdings.values()
             for first in holding.first_blocks
         )
-        num_refs = sum(
-            len(table) - first
-            for holding in self._holdings.values()
-            for table, first in zip(holding.block_tables, holding.first_blocks, strict=True)
-        )
+        num_refs = sum(map(_num_held, self._holdings.values()))
         return num_slots - (num_refs - self._pool.num_used_blocks) * self._block_size
 
     def block_tables(self, request_id: str) -> list[list[int]]:
@@ -107,6 +104,24 @@ class KVCacheManager:
             UnknownRequestError: it holds none.
         """
         return self._holding(request_id).block_tables
+
+    def num_held_blocks(self, request_id: str) -> int:
+        """Blocks that a request refers to, in all groups; 0 where it is not known. O(groups)."""
+        holding = self._holdings.get(request_id)
+        return _num_held(holding) if holding else 0
+
+    def num_wasted_slots(self, request_id: str) -> int:
+        """Slots of a request's last block, in each group, that hold no token; 0 where it is not known."""
+        holding = self._holdings.get(request_id)
+        return len(holding.block_tables[0]) * self._block_size - holding.num_computed_tokens if holding else 0
+
+    def snapshot(self) -> BlockSnapshot:
+        """Who holds what, now: the live tables themselves, no copies. O(requests + cached blocks)."""
+        holdings = [
+            HeldBlocks(request_id, holding.block_tables, holding.num_computed_tokens)
+            for request_id, holding in self._holdings.items()
+        ]
+        return BlockSnapshot(self.num_blocks, self._block_size, holdings, self._pool.cached_block_ids())
 
     def find_cached_prefix(self, request_id: str, token_ids: Sequence[int], *, salt: str = "") -> int:
         """Starts a request's block tables with the longest prefix that is cached; O(blocks found).
@@ -141,8 +156,13 @@ class KVCacheManager:
             self._take_prefix(holding, hashes)
         return holding.num_computed_tokens
 
-    def allocate_slots(self, request_id: str, num_tokens: int) -> list[list[int]] | None:
+    def allocate_slots(self, request_id: str, num_tokens: int, num_spare_blocks: int = 0) -> list[list[int]] | None:
         """Grows a request's block tables until they hold `num_tokens` tokens in all; they never shrink.
+
+        Args:
+            request_id: whose.
+            num_tokens: that must have a slot.
+            num_spare_blocks: there is room only where so many blocks are left afterwards, free or cached.
 
         Side effects: blocks that the windows have passed are given back, whether there is room or not.
 
@@ -154,6 +174,8 @@ class KVCacheManager:
         num_places = -(-num_tokens // self._block_size)
         missing = [max(0, num_places - len(table)) for table in holding.block_tables]
         if any(missing):
+            if sum(missing) + num_spare_blocks > self._pool.num_free_blocks + self._pool.num_cached_blocks:
+                return None
             block_ids = self._pool.allocate(sum(missing))
             if block_ids is None:
                 return None
@@ -307,3 +329,7 @@ class KVCacheManager:
                 self._pool.register(table[holding.num_hashed_blocks], group_hash(block_hash, group))
             holding.num_hashed_blocks += 1
             holding.last_hash = block_hash
+
+
+def _num_held(holding: _Holding) -> int:
+    return sum(map(len, holding.block_tables)) - sum(holding.first_blocks)

@@ -18,8 +18,9 @@ from server.errors import install_error_handlers
 from server.limits import BodyLimitMiddleware
 from server.openapi import ERRORS, install_openapi
 from server.request_id import RequestIdMiddleware
-from server.routes import chat, completions, health, kv, models, tokenize
+from server.routes import chat, completions, health, kv, kv_blocks, kv_plan, models, requests, tokenize
 from server.served_model import ServedModel, ServerState
+from server.start_report import print_start
 
 logger = logging.getLogger("headcount.server")
 
@@ -35,7 +36,7 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
     app = FastAPI(title="headcount", version=version("headcount"), lifespan=_lifespan, redoc_url=None, responses=ERRORS)
     app.state.server = state
     install_error_handlers(app)
-    for module in (completions, chat, models, tokenize, kv, health):
+    for module in (completions, chat, models, tokenize, kv, kv_blocks, kv_plan, requests, health):
         app.include_router(module.router)
     install_openapi(app)
     api_key = http.api_key.get_secret_value() if http.api_key else None
@@ -85,3 +86,4 @@ async def _report(model: ServedModel) -> None:
         info.dtype,
         info.device,
     )
+    print_start(info)

@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from configs.http import HTTPSettings, is_loopback
 from server.errors import error_response, invalid_api_key
+from server.salts import key_identity
 
 ALWAYS_OPEN = frozenset({"/health", "/ready", "/version", "/openapi.json", "/docs"})
 
@@ -19,7 +20,7 @@ class APIKeyMiddleware:
     """Lets a request pass that has the key or asks for an open path; with no key set, every request.
 
     It decides on `scope["path"]`, which is what the router decides on, so that no spelling of a path passes one and
-    reaches the other.
+    reaches the other. Behind it, `scope["state"]["key_identity"]` tells requests with different keys apart.
 
     Args:
         app: what is protected.
@@ -39,6 +40,7 @@ class APIKeyMiddleware:
             return
         given = _bearer_key(scope)
         if given is not None and hmac.compare_digest(given, self._api_key):
+            scope.setdefault("state", {})["key_identity"] = key_identity(given)
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "invalid API key"})

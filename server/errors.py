@@ -92,6 +92,12 @@ def model_not_found(name: str, known: Iterable[str]) -> APIError:
     return APIError(404, message, "not_found_error", "model_not_found", "model")
 
 
+def request_not_found(name: str) -> APIError:
+    """404: nothing of that name runs or waits."""
+    message = f"no request {echo(name)} runs or waits here; it may have ended: its usage has the receipt"
+    return APIError(404, message, "not_found_error", "request_not_found")
+
+
 def body_too_large(max_body_bytes: int) -> APIError:
     """413: the request body is over the limit."""
     message = f"the request body may hold at most {max_body_bytes} bytes; send a shorter one"

@@ -6,10 +6,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NamedTuple
 
+import msgspec
+
 from engine.errors import EngineError, EngineUnavailableError, StepFailedError
-from engine.request import FinishReason, Request, TokenDelta, TokenLogprobs
+from engine.request import FinishReason, KVReceipt, Request, TokenDelta, TokenLogprobs
+from kvcache.geometry import KVGeometry
 from server.metrics import Metrics
-from server.protocol.responses import PromptTokensDetails, Usage
+from server.protocol.responses import KVReceiptOut, PromptTokensDetails, Usage
+from server.receipts import add_receipts, price_receipt
 from server.served_model import ServedModel
 from server.text_assembler import Piece, TextAssembler
 
@@ -27,6 +31,7 @@ class Choice:
     Attributes:
         num_generation_tokens: tokens out so far.
         num_cached_tokens: prompt tokens found in the prefix cache.
+        kv_receipt: what it holds of the KV cache, as of its newest token; None where nobody asked.
         prompt_logprobs: of prompt tokens 1, 2, … so far, where asked for.
 
     Raises:
@@ -40,6 +45,7 @@ class Choice:
         self.request = request
         self.num_generation_tokens = 0
         self.num_cached_tokens = 0
+        self.kv_receipt: KVReceipt | None = KVReceipt() if request.enable_kv_receipt else None
         self.prompt_logprobs: list[TokenLogprobs] = []
         self._model_name = model.name
         self._assembler = assembler
@@ -92,6 +98,7 @@ class Choice:
         """Count a delta; the time of the newest token."""
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
         self.prompt_logprobs += delta.prompt_logprobs
+        self.kv_receipt = delta.kv_receipt or self.kv_receipt
         if not delta.token_ids:
             return last_s
         now_s = time.perf_counter()
@@ -137,8 +144,14 @@ async def run_choices(choices: list[Choice]) -> AsyncGenerator[Event, None]:
             choice.close()  # also those that never began
 
 
-def usage_of(choices: list[Choice], num_choices_per_prompt: int) -> Usage:
-    """Tokens so far: every prompt once, every choice's output."""
+def usage_of(choices: list[Choice], num_choices_per_prompt: int, geometry: KVGeometry) -> Usage:
+    """Tokens so far: every prompt once, with what its first choice found in the prefix cache; every choice's output.
+
+    Args:
+        choices: of all prompts.
+        num_choices_per_prompt: n.
+        geometry: what blocks cost, for the receipt.
+    """
     firsts = choices[::num_choices_per_prompt]
     num_prompt_tokens = sum(choice.request.num_prompt_tokens for choice in firsts)
     num_generation_tokens = sum(choice.num_generation_tokens for choice in choices)
@@ -147,7 +160,15 @@ def usage_of(choices: list[Choice], num_choices_per_prompt: int) -> Usage:
         completion_tokens=num_generation_tokens,
         total_tokens=num_prompt_tokens + num_generation_tokens,
         prompt_tokens_details=PromptTokensDetails(sum(choice.num_cached_tokens for choice in firsts)),
+        kv_receipt=_receipt_of(choices, geometry),
     )
+
+
+def _receipt_of(choices: list[Choice], geometry: KVGeometry) -> KVReceiptOut | msgspec.UnsetType:
+    receipts = [
+        price_receipt(choice.kv_receipt, choice.num_cached_tokens, geometry) for choice in choices if choice.kv_receipt
+    ]
+    return add_receipts(receipts) if receipts else msgspec.UNSET
 
 
 async def _events_of(choice: Choice) -> AsyncGenerator[Event, None]:

@@ -6,13 +6,14 @@ import msgspec
 from fastapi import FastAPI
 
 from server.errors import ErrorResponse
+from server.protocol.kv_blocks import BlockMapOut, RequestStatesOut
 from server.protocol.responses import ChatChoice, ChatChunkChoice, CompletionChoice, Usage
 from server.protocol.tokens import Detokenized, Tokenized
 
 Responses = dict[int | str, dict[str, Any]]
 Schema = dict[str, Any]
 
-_STRUCTS = (CompletionChoice, ChatChoice, ChatChunkChoice, Usage, Tokenized, Detokenized)
+_STRUCTS = (CompletionChoice, ChatChoice, ChatChunkChoice, Usage, Tokenized, Detokenized, BlockMapOut, RequestStatesOut)
 
 ERRORS: Responses = {
     "4XX": {"model": ErrorResponse, "description": "The request is at fault: the message says what to change"},
@@ -59,6 +60,8 @@ COMPLETIONS = _generation("Completion", "Completion")
 CHAT_COMPLETIONS = _generation("ChatCompletion", "ChatCompletionChunk")
 TOKENIZE = _json("Tokenized")
 DETOKENIZE = _json("Detokenized")
+BLOCK_MAP = _json("BlockMapOut")
+REQUEST_STATES = _json("RequestStatesOut")
 
 
 def install_openapi(app: FastAPI) -> None:

@@ -1,4 +1,8 @@
-"""A name for every request: the client's own where it sends a usable one, so that both sides' logs can be joined."""
+"""Names of requests.
+
+An HTTP request has the client's own name where it sends a usable one, so that both sides' logs can be joined. What it
+starts is named after its response's id: `chatcmpl-<hex>`, whose choices are the engine's requests `chatcmpl-<hex>-0`, …
+"""
 
 import uuid
 
@@ -33,6 +37,21 @@ class RequestIdMiddleware:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+def new_response_id(prefix: str) -> str:
+    """An id that nobody can guess."""
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def engine_request_id(response_id: str, index: int) -> str:
+    """The engine's name of a choice."""
+    return f"{response_id}-{index}"
+
+
+def response_id(engine_request_id: str) -> str:
+    """The response that a request of the engine is a choice of."""
+    return engine_request_id.rpartition("-")[0]
 
 
 def _given_id(scope: Scope) -> str | None:

@@ -15,12 +15,23 @@ class AttentionBackend(Protocol):
     """Stores this step's keys and values in the paged cache and attends over it."""
 
     name: str
+    grows_with_context: bool
+    """Its scratch is larger for longer contexts: the largest step is measured at the longest one."""
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None: ...
 
     @staticmethod
-    def objections(spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> list[str]:
-        """All reasons why this backend cannot run the model there; empty: it can."""
+    def objections(
+        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype
+    ) -> list[str]:
+        """All reasons why this backend cannot run the model there; empty: it can.
+
+        Args:
+            spec: the model.
+            dtype: of its activations.
+            device: where it runs.
+            kv_cache_dtype: of cached keys and values: `dtype`, or one of 8 bits.
+        """
         ...
 
     def plan(self, batch: BatchTensors) -> None:

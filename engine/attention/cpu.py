@@ -6,7 +6,7 @@ from torch import Tensor
 from engine.batch import BatchTensors
 from engine.kernels import cpu
 from engine.kernels.base import PagedStep
-from engine.kernels.cpu.kernels import MAX_HEAD_DIM
+from engine.kernels.coverage import attention_objections
 from engine.models.spec import DecoderSpec
 from kvcache.storage import KVStorage
 
@@ -15,27 +15,25 @@ class CpuBackend:
     """One native call a layer for all sequences of the step."""
 
     name = "cpu"
+    grows_with_context = False
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec = spec
-        self._k_caches = [storage.k(layer_idx) for layer_idx in range(spec.num_layers)]
-        self._v_caches = [storage.v(layer_idx) for layer_idx in range(spec.num_layers)]
+        self._caches = [storage.layer(layer_idx) for layer_idx in range(spec.num_layers)]
+        self._k_caches, self._v_caches = [cache.k for cache in self._caches], [cache.v for cache in self._caches]
         self._groups = storage.geometry.group_indices
         self._kernels = cpu.CpuKernels(self._k_caches[0].dtype)
         self._batch: BatchTensors | None = None
         self._seq_lens = torch.empty(0, dtype=torch.int64)
 
     @staticmethod
-    def objections(spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> list[str]:
+    def objections(
+        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype
+    ) -> list[str]:
         """See AttentionBackend.objections."""
-        widest = max(max(layer.k_head_dim, layer.v_head_dim) for layer in spec.layers)
-        reasons = [f"head_dim {widest} is over {MAX_HEAD_DIM}"] if widest > MAX_HEAD_DIM else []
-        features = {
-            "attention soft-cap": any(layer.softcap is not None for layer in spec.layers),
-            "ALiBi": any(layer.alibi_slopes is not None for layer in spec.layers),
-            "attention sinks": any(layer.has_sinks for layer in spec.layers),
-        }
-        reasons += [f"{feature} is not in the native kernels" for feature, is_used in features.items() if is_used]
+        reasons = attention_objections(spec)
+        if kv_cache_dtype is not dtype:
+            reasons.append(f"a KV cache of {kv_cache_dtype} under {dtype} is not in the native kernels")
         return reasons + cpu.objections(device, dtype)
 
     def plan(self, batch: BatchTensors) -> None:
@@ -68,13 +66,11 @@ class CpuBackend:
             RuntimeError: no step is planned.
         """
         batch, layer = self._planned(), self._spec.layers[layer_idx]
-        k_cache, v_cache = self._k_caches[layer_idx], self._v_caches[layer_idx]
-        group = self._groups[layer_idx]
-        self._kernels.store_kv(k, v, k_cache, v_cache, batch.slot_mapping[group])
+        cache, group = self._caches[layer_idx], self._groups[layer_idx]
+        self._kernels.store_kv(k, v, cache, batch.slot_mapping[group])
         out = self._kernels.paged_attention(
             q,
-            k_cache,
-            v_cache,
+            cache,
             batch.block_tables[group],
             cu_seqlens_q=batch.cu_seqlens_q,
             seq_lens=self._seq_lens,

@@ -50,6 +50,7 @@ class ReferenceBackend:
     """Batches the sequences of a step by length, then runs one product a batch and layer."""
 
     name = "reference"
+    grows_with_context = True
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec = spec
@@ -67,7 +68,9 @@ class ReferenceBackend:
         }
 
     @staticmethod
-    def objections(spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> list[str]:
+    def objections(
+        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype
+    ) -> list[str]:
         """None: it is the path that everything falls back to."""
         return []
 
@@ -88,15 +91,13 @@ class ReferenceBackend:
 
     def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         """See AttentionBackend.forward."""
-        layer = self._spec.layers[layer_idx]
-        k_cache, v_cache = self._storage.k(layer_idx), self._storage.v(layer_idx)
-        reference.store_kv(k, v, k_cache, v_cache, self._slot_mapping[self._groups[layer_idx]])
+        layer, cache = self._spec.layers[layer_idx], self._storage.layer(layer_idx)
+        reference.store_kv(k, v, cache, self._slot_mapping[self._groups[layer_idx]])
         out = q.new_empty(q.shape[0], layer.num_q_heads, layer.v_head_dim)
         for batched, keys in zip(self._batches, self._keys[self._kinds[layer_idx]], strict=True):
             attended = reference.grouped_attention(
                 q[batched.token_idx].unflatten(0, (-1, batched.query_len)),
-                k_cache,
-                v_cache,
+                cache,
                 keys.slots,
                 keys.mask,
                 softmax_scale=layer.softmax_scale,

@@ -16,11 +16,12 @@ class TritonBackend:
     """Two launches a layer at most: sequences that decode, and those that prefill."""
 
     name = "triton"
+    grows_with_context = False
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec, self._storage = spec, storage
         self._groups = storage.geometry.group_indices
-        self._device = storage.k(0).device
+        self._device = storage.layer(0).k.device
         self._store_kv, self._attend = triton.load_kernels().store_kv, triton.load_attend()
         self._step: tuple[BatchTensors, AttentionPlan, Tensor] | None = None
         self._slopes = {
@@ -29,10 +30,14 @@ class TritonBackend:
         }
 
     @staticmethod
-    def objections(spec: DecoderSpec, dtype: torch.dtype, device: torch.device) -> list[str]:
+    def objections(
+        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype
+    ) -> list[str]:
         """See AttentionBackend.objections. Any block_size will do."""
         widest = max(max(layer.k_head_dim, layer.v_head_dim) for layer in spec.layers)
         reasons = [f"head_dim {widest} is over {MAX_HEAD_DIM}"] if widest > MAX_HEAD_DIM else []
+        if kv_cache_dtype is not dtype:
+            reasons.append(f"a KV cache of {kv_cache_dtype} under {dtype} is not in the Triton kernels")
         return reasons + triton.objections(device, dtype)
 
     def plan(self, batch: BatchTensors) -> None:
@@ -56,11 +61,11 @@ class TritonBackend:
             raise RuntimeError("the backend was asked to run before it planned a step")
         batch, plan, seq_lens = self._step
         layer, group = self._spec.layers[layer_idx], self._groups[layer_idx]
-        caches = self._storage.k(layer_idx), self._storage.v(layer_idx)
-        self._store_kv(k, v, *caches, batch.slot_mapping[group])
+        cache = self._storage.layer(layer_idx)
+        self._store_kv(k, v, cache, batch.slot_mapping[group])
         slopes = None if layer.alibi_slopes is None else self._slopes[layer.alibi_slopes]
         out = self._attend(
-            PagedInputs(q, *caches, batch.block_tables[group], batch.cu_seqlens_q, seq_lens),
+            PagedInputs(q, cache, batch.block_tables[group], batch.cu_seqlens_q, seq_lens),
             ScoreOptions(layer.softmax_scale, layer.sliding_window, layer.softcap, slopes, sinks),
             plan,
         )

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from engine.models.spec import Activation, DecoderSpec
+from kvcache.storage import LayerCache
 
 
 class PagedStep(NamedTuple):
@@ -85,15 +86,14 @@ class Kernels(Protocol):
         """Rotate the heads in place."""
         ...
 
-    def store_kv(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
-        """Write keys and values into their slots."""
+    def store_kv(self, k: Tensor, v: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
+        """Write keys and values into their slots, as 8-bit numbers and scales where the cache has those."""
         ...
 
     def paged_attention(
         self,
         q: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
+        cache: LayerCache,
         block_tables: Tensor,
         *,
         cu_seqlens_q: Tensor,

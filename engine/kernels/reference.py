@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.kernels.quantization import dequantize, quantize
 from engine.models.spec import Activation, DecoderSpec
+from kvcache.storage import LayerCache
 
 name = "reference"
 """The module itself is a `Kernels`."""
@@ -143,38 +145,46 @@ def activate_and_multiply(gate_up: Tensor, activation: Activation) -> Tensor:
     return activate(gate, activation).mul_(up)
 
 
-def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
-    """Write this step's keys and values into their slots.
+def store_kv(k: Tensor, v: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
+    """Write this step's keys and values into their slots, as `quantize` makes them where the cache has scales.
 
     Args:
         k: [num_tokens, num_kv_heads, k_head_dim].
         v: [num_tokens, num_kv_heads, v_head_dim].
-        k_cache: [num_blocks, block_size, num_kv_heads, k_head_dim], changed in place.
-        v_cache: [num_blocks, block_size, num_kv_heads, v_head_dim], changed in place.
+        cache: of the layer, changed in place.
         slot_mapping: [num_tokens] int64, block_id * block_size + offset.
     """
-    k_cache.flatten(0, 1).index_copy_(0, slot_mapping, k)
-    v_cache.flatten(0, 1).index_copy_(0, slot_mapping, v)
+    for rows, numbers, scale in ((k, cache.k, cache.k_scale), (v, cache.v, cache.v_scale)):
+        if scale is None:
+            numbers.flatten(0, 1).index_copy_(0, slot_mapping, rows)
+        else:
+            quantized, scales = quantize(rows, numbers.dtype)
+            # PyTorch copies bytes where it does not copy e4m3 numbers.
+            numbers.view(torch.int8).flatten(0, 1).index_copy_(0, slot_mapping, quantized.view(torch.int8))
+            scale.flatten(0, 1).index_copy_(0, slot_mapping, scales)
 
 
-def gather_kv(cache: Tensor, slots: Tensor) -> Tensor:
+def gather_kv(numbers: Tensor, scale: Tensor | None, slots: Tensor, dtype: torch.dtype) -> Tensor:
     """Read slots of the cache.
 
     Args:
-        cache: [num_blocks, block_size, num_kv_heads, head_dim].
+        numbers: [num_blocks, block_size, num_kv_heads, head_dim].
+        scale: [num_blocks, block_size, num_kv_heads] float16, where the numbers are 8 bits wide.
         slots: [num_seqs, seq_len] int64.
+        dtype: what 8-bit numbers become; others stay as they are.
 
     Returns:
         [num_seqs, num_kv_heads, seq_len, head_dim], a strided view of a [num_seqs, seq_len, ...] copy.
     """
-    rows = cache.flatten(0, 1).index_select(0, slots.flatten())
+    rows = numbers.flatten(0, 1).index_select(0, slots.flatten())
+    if scale is not None:
+        rows = dequantize(rows, scale.flatten(0, 1).index_select(0, slots.flatten()), dtype)
     return rows.view(*slots.shape, *rows.shape[1:]).transpose(1, 2)
 
 
 def paged_attention(
     q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
+    cache: LayerCache,
     block_tables: Tensor,
     *,
     cu_seqlens_q: Tensor,
@@ -192,8 +202,7 @@ def paged_attention(
 
     Args:
         q: [num_tokens, num_q_heads, k_head_dim]; the last tokens of each sequence, sequence after sequence.
-        k_cache: [num_blocks, block_size, num_kv_heads, k_head_dim], this step's keys included.
-        v_cache: [num_blocks, block_size, num_kv_heads, v_head_dim], this step's values included.
+        cache: of the layer, this step's keys and values included.
         block_tables: [num_seqs, max_blocks] int64.
         cu_seqlens_q: [num_seqs + 1] int64: sequence i has tokens [cu_seqlens_q[i], cu_seqlens_q[i + 1]).
         seq_lens: [num_seqs] int64: tokens of each sequence up to its last one in q.
@@ -206,8 +215,8 @@ def paged_attention(
     Returns:
         [num_tokens, num_q_heads, v_head_dim].
     """
-    block_size = k_cache.shape[1]
-    out = q.new_empty(*q.shape[:2], v_cache.shape[-1])
+    block_size = cache.k.shape[1]
+    out = q.new_empty(*q.shape[:2], cache.v.shape[-1])
     starts = cu_seqlens_q.tolist()
     for seq, seq_len in enumerate(seq_lens.tolist()):
         start, stop = starts[seq], starts[seq + 1]
@@ -216,8 +225,7 @@ def paged_attention(
         positions = place[seq_len - (stop - start) :].unsqueeze(0)
         out[start:stop] = grouped_attention(
             q[start:stop].unsqueeze(0),
-            k_cache,
-            v_cache,
+            cache,
             slots.unsqueeze(0),
             causal_mask(positions, place, sliding_window),
             softmax_scale=softmax_scale,
@@ -260,8 +268,7 @@ def alibi_bias(slopes: Tensor, positions: Tensor, keys: Tensor) -> Tensor:
 
 def grouped_attention(
     q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
+    cache: LayerCache,
     slots: Tensor,
     mask: Tensor,
     *,
@@ -273,12 +280,11 @@ def grouped_attention(
     """softmax(q k^T * softmax_scale) v (Vaswani et al. 2017, eq. 1) for sequences that compute equally many tokens.
 
     The query heads of a group are laid side by side as further rows of one query matrix, so that a KV head is read
-    once for all of them and never repeated.
+    once for all of them and never repeated. Over an 8-bit cache everything is computed in float32 or wider.
 
     Args:
         q: [num_seqs, query_len, num_q_heads, k_head_dim].
-        k_cache: [num_blocks, block_size, num_kv_heads, k_head_dim].
-        v_cache: [num_blocks, block_size, num_kv_heads, v_head_dim].
+        cache: of the layer.
         slots: [num_seqs, num_keys] int64: where each key of a sequence lies; any slot of its own where it has none.
         mask: [num_seqs, query_len, num_keys] bool: True where the query may look.
         softmax_scale: multiplies every score.
@@ -290,10 +296,11 @@ def grouped_attention(
         [num_seqs, query_len, num_q_heads, v_head_dim].
     """
     query_len, num_q_heads = q.shape[1:3]
-    k, v = gather_kv(k_cache, slots), gather_kv(v_cache, slots)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    k, v = gather_kv(cache.k, cache.k_scale, slots, wide), gather_kv(cache.v, cache.v_scale, slots, wide)
     num_kv_heads = k.shape[1]
     num_q_per_kv = num_q_heads // num_kv_heads
-    grouped = q.unflatten(2, (num_kv_heads, num_q_per_kv)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    grouped = q.to(k.dtype).unflatten(2, (num_kv_heads, num_q_per_kv)).permute(0, 2, 3, 1, 4).flatten(2, 3)
     rows = mask.unsqueeze(1).expand(-1, num_q_per_kv, -1, -1).flatten(1, 2).unsqueeze(1)
     if softcap is None and bias is None and sinks is None:
         out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=rows, scale=softmax_scale)
@@ -305,7 +312,7 @@ def grouped_attention(
         row_sinks = None if sinks is None else sinks.view(num_kv_heads, -1).repeat_interleave(query_len, 1)
         out = _weights(scores, row_sinks).to(v.dtype) @ v
     attended: Tensor = out.unflatten(2, (num_q_per_kv, query_len)).permute(0, 3, 1, 2, 4).flatten(2, 3)
-    return attended
+    return attended.to(q.dtype)
 
 
 def _scores(q: Tensor, k: Tensor, softmax_scale: float, softcap: float | None) -> Tensor:

@@ -78,12 +78,17 @@ class Decoder:
 
     def __call__(self, batch: BatchTensors, attention: AttentionBackend) -> Tensor:
         """Hidden states [num_tokens, hidden_size] of a step that `attention` has planned."""
-        x = self._embedding(batch.input_ids, batch.positions, batch.previous_ids)
         angles = {rope: rotary.lookup(batch.positions) for rope, rotary in self._rotaries.items()}
         if self._native_layers is not None and (paged_step := attention.paged_step) is not None:
-            return self._native_layers(x, next(iter(angles.values()), None), paged_step)
+            return self._native_layers(self._embed(batch), next(iter(angles.values()), None), paged_step)
         step = Step(batch.input_ids, batch.positions, angles, attention)
-        return self._run(x, step) if self._mix is None else self._run_mixed(self._mix, x, step)
+        # No name for the embeddings here: it would keep them until the last layer is done.
+        if self._mix is None:
+            return self._run(self._embed(batch), step)
+        return self._run_mixed(self._mix, self._embed(batch), step)
+
+    def _embed(self, batch: BatchTensors) -> Tensor:
+        return self._embedding(batch.input_ids, batch.positions, batch.previous_ids)
 
     def _run(self, x: Tensor, step: Step) -> Tensor:
         for layer in self._layers:

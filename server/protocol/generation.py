@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field
 
 from engine.request import MAX_LOGPROBS, MAX_STOP_STRINGS
 from server.protocol.base import RequestBody, WireModel
+from server.salts import MAX_CACHE_SALT_CHARS
 
 
 def _encodable(text: str) -> str:
@@ -39,8 +40,6 @@ class GenerationBody(RequestBody):
         "allowed_token_ids": (),
         "truncate_prompt_tokens": (),
         "return_token_ids": (False,),
-        "cache_salt": (),
-        "kv_receipt": (False,),
     }
 
     max_tokens: int | None = Field(default=None, ge=0)
@@ -85,6 +84,10 @@ class GenerationBody(RequestBody):
     """Only with `stream`."""
     priority: int = Field(default=0, ge=-(2**31), lt=2**31)
     """Lower runs earlier."""
+    cache_salt: str | None = Field(default=None, min_length=1, max_length=MAX_CACHE_SALT_CHARS)
+    """Share cached prompt blocks only with requests of the same salt (and the same API key)."""
+    kv_receipt: bool = False
+    """Add to `usage` what the request took of the KV cache, and what it would take as MHA and MQA."""
     user: str | None = None
     """Accepted for compatibility; no effect."""
     metadata: dict[str, str] | None = None

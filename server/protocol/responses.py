@@ -12,6 +12,24 @@ class PromptTokensDetails(msgspec.Struct):
     cached_tokens: int = 0
 
 
+class KVReceiptOut(msgspec.Struct):
+    """What a request took of the KV cache when it ended; over all choices, so a block that they share counts for each."""
+
+    blocks: int
+    bytes: int
+    """Of those blocks."""
+    peak_bytes: int
+    """The most that it held in a step: more than `bytes` where a sliding window gave blocks back."""
+    cached_tokens: int
+    """Prompt tokens whose blocks were there already."""
+    wasted_slots: int
+    """Slots of the last block that hold no token; each group of layers has such a block."""
+    mha_bytes: int
+    """What the same tokens would take if each query head had a KV head of its own."""
+    mqa_bytes: int
+    """And if all query heads shared one."""
+
+
 class Usage(msgspec.Struct):
     """Tokens in and out; a prompt counts once, whatever n is."""
 
@@ -19,6 +37,7 @@ class Usage(msgspec.Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    kv_receipt: KVReceiptOut | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionLogprobs(msgspec.Struct):

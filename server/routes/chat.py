@@ -34,7 +34,7 @@ async def create_chat_completion(body: ChatBody, http_request: HTTPRequest) -> R
     max_tokens = _max_tokens(body, len(prompt), info.max_model_len)
     names = {"prompt": "messages", "max_tokens": _length_field(body)}
     wanted = Wanted([prompt], [max_tokens], logprobs, body.prompt_logprobs, names)
-    choices = build_choices(body, model, state, wanted)
+    choices = build_choices(http_request, body, model, wanted, id_prefix="chatcmpl")
     writer = ChatWriter(model, choices, num_choices_per_prompt=body.n, num_prompt_top=body.prompt_logprobs)
     return await send(http_request, body, writer)
 

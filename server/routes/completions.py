@@ -29,7 +29,7 @@ async def create_completion(body: CompletionBody, http_request: HTTPRequest) -> 
     max_tokens = [_max_tokens(body, len(prompt), info.max_model_len) for prompt in prompts]
     wanted = Wanted(prompts, max_tokens, body.logprobs, _prompt_logprobs(body))
     echoes = _echoes(body, model, prompts)
-    choices = build_choices(body, model, state, wanted)
+    choices = build_choices(http_request, body, model, wanted, id_prefix="cmpl")
     writer = CompletionWriter(
         model,
         choices,

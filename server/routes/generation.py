@@ -1,7 +1,6 @@
 """What the two generation routes share: from prompts to choices, from choices to a response."""
 
 import time
-import uuid
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,10 +8,12 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from engine.errors import EngineError, RequestRefusedError
-from engine.request import Request, SamplingParams
+from engine.request import Request
 from server.errors import APIError, error_of, invalid_request
 from server.generation import Choice
 from server.protocol.generation import GenerationBody
+from server.request_id import engine_request_id, new_response_id
+from server.salts import prefix_salt
 from server.sampling import build_sampling_params
 from server.served_model import ServedModel, ServerState
 from server.streaming import EventStream, respond
@@ -51,15 +52,30 @@ def check_body(body: GenerationBody, state: ServerState) -> None:
         raise invalid_request(
             "stream_options is only allowed with stream: true", code="invalid_value", param="stream_options"
         )
+    options = body.stream_options
+    if body.kv_receipt and body.stream and not (options and (options.include_usage or options.continuous_usage_stats)):
+        message = "kv_receipt is a part of usage: a stream tells it only with stream_options: {include_usage: true}"
+        raise invalid_request(message, code="invalid_value", param="kv_receipt")
 
 
-def build_choices(body: GenerationBody, model: ServedModel, state: ServerState, wanted: Wanted) -> list[Choice]:
+def build_choices(
+    http_request: HTTPRequest, body: GenerationBody, model: ServedModel, wanted: Wanted, *, id_prefix: str
+) -> list[Choice]:
     """N choices for each prompt, in order; the engine has checked each, and has it in its queue.
+
+    Args:
+        http_request: says whose cached blocks may be shared.
+        body: the request.
+        model: runs it.
+        wanted: what the route has worked out.
+        id_prefix: of the response's id.
 
     Raises:
         APIError: a value is out of range.
         EngineError: the engine refuses a request, or is not there.
     """
+    state: ServerState = http_request.app.state.server
+    name, salt = new_response_id(id_prefix), prefix_salt(http_request, body.cache_salt)
     choices: list[Choice] = []
     try:
         for prompt_idx, prompt_token_ids in enumerate(wanted.prompts):
@@ -72,7 +88,15 @@ def build_choices(body: GenerationBody, model: ServedModel, state: ServerState, 
                     prompt_logprobs=wanted.prompt_logprobs,
                     choice_idx=choice_idx,
                 )
-                request = _request(prompt_token_ids, params, body.priority)
+                request = Request(
+                    request_id=engine_request_id(name, len(choices)),
+                    prompt_token_ids=prompt_token_ids,
+                    sampling_params=params,
+                    priority=body.priority,
+                    arrival_time_s=time.time(),
+                    cache_salt=salt,
+                    enable_kv_receipt=body.kv_receipt,
+                )
                 choices.append(Choice(len(choices), model, request, _assembler(body, model, request), state.metrics))
     except (APIError, EngineError) as error:
         state.metrics.count_rejected(model.name, error_of(error).code)
@@ -91,16 +115,6 @@ async def send(http_request: HTTPRequest, body: GenerationBody, writer: Writer) 
     if body.stream:
         return EventStream(writer, body.stream_options, state.http.keep_alive_interval_s)
     return await respond(http_request, writer)
-
-
-def _request(prompt_token_ids: list[int], params: SamplingParams, priority: int) -> Request:
-    return Request(
-        request_id=uuid.uuid4().hex,
-        prompt_token_ids=prompt_token_ids,
-        sampling_params=params,
-        priority=priority,
-        arrival_time_s=time.time(),
-    )
 
 
 def _assembler(body: GenerationBody, model: ServedModel, request: Request) -> TextAssembler:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from engine.client import EngineState
+from engine.dtypes import EIGHT_BIT, KV_FORMATS
 from engine.info import EngineInfo, MemoryLedger
 from kvcache.geometry import KVGeometry
 from server.metrics import KVUsage, kv_usage
@@ -39,7 +40,10 @@ class Geometry(BaseModel):
     num_q_heads: int = Field(description="Of the first layer, like num_kv_heads and head_dim.")
     num_kv_heads: int
     head_dim: int
-    dtype: str
+    dtype: str = Field(description="Of weights and activations.")
+    kv_cache_dtype: str = Field(
+        description="Of cached keys and values; the 8-bit formats have a scale for each in a head."
+    )
     block_size: int
     bytes_per_token: int = Field(description="Of a new token, in every layer.")
     bytes_per_old_token: int = Field(description="Of a token that every window has passed.")
@@ -99,6 +103,17 @@ class WhatIf(BaseModel):
     requests_of_max_model_len: int
 
 
+class WhatIfFormat(BaseModel):
+    """The same KV cache memory with keys and values in another number format."""
+
+    label: Literal["actual", "what-if"]
+    kv_cache_dtype: str
+    bytes_per_token: int = Field(description="Scales included.")
+    ratio: float = Field(description="bytes_per_token over the actual format's.")
+    tokens: int
+    requests_of_max_model_len: int
+
+
 class ModelState(BaseModel):
     """A model that was never loaded so far."""
 
@@ -121,6 +136,7 @@ class ModelKV(ModelState):
     attention_objections: dict[str, list[str]] = Field(description="Backends that were passed over, and why.")
     startup_s: dict[str, float] = Field(description="Phase of the start -> seconds.")
     what_if: list[WhatIf] = Field(description="Most KV heads first.")
+    what_if_formats: list[WhatIfFormat] = Field(description="The model's own format, then those of 8 bits.")
 
 
 class KVReport(BaseModel):
@@ -157,6 +173,7 @@ def _report(model: ServedModel) -> ModelKV | ModelState:
         attention_objections=info.attention_objections,
         startup_s=info.startup_s,
         what_if=_what_if(info, usage.total_bytes),
+        what_if_formats=[_format_row(name, info, usage.total_bytes) for name in (info.dtype, *EIGHT_BIT)],
     )
 
 
@@ -170,6 +187,7 @@ def _geometry(info: EngineInfo) -> Geometry:
         num_kv_heads=first.num_kv_heads,
         head_dim=first.k_head_dim,
         dtype=info.dtype,
+        kv_cache_dtype=info.kv_cache_dtype,
         block_size=geometry.block_size,
         bytes_per_token=geometry.bytes_per_token,
         bytes_per_old_token=geometry.bytes_per_old_token,
@@ -249,6 +267,19 @@ def _what_if_row(variant: KVGeometry, info: EngineInfo, memory_bytes: int) -> Wh
         label="actual" if variant == info.geometry else "what-if",
         attention_type=variant.attention_type,
         num_kv_heads=variant.layers[0].num_kv_heads,
+        bytes_per_token=variant.bytes_per_token,
+        ratio=variant.bytes_per_token / info.geometry.bytes_per_token,
+        tokens=capacity.tokens,
+        requests_of_max_model_len=capacity.requests_of_max_model_len,
+    )
+
+
+def _format_row(name: str, info: EngineInfo, memory_bytes: int) -> WhatIfFormat:
+    variant = info.geometry.with_format(*KV_FORMATS[name])
+    capacity = _capacity(variant, memory_bytes, info.max_model_len)
+    return WhatIfFormat(
+        label="actual" if name == info.kv_cache_dtype else "what-if",
+        kv_cache_dtype=name,
         bytes_per_token=variant.bytes_per_token,
         ratio=variant.bytes_per_token / info.geometry.bytes_per_token,
         tokens=capacity.tokens,

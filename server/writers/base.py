@@ -1,13 +1,14 @@
 """What the writers of both routes share."""
 
 import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from engine.request import TokenLogprobs
 from server.generation import Choice, Event, usage_of
-from server.protocol.responses import Answer, ChatChoice, ChatChunkChoice, CompletionChoice, PromptLogprobs
+from server.protocol.responses import Answer, ChatChoice, ChatChunkChoice, CompletionChoice, PromptLogprobs, Usage
+from server.request_id import response_id
+from server.sampling import ready_info
 from server.served_model import ServedModel
 from server.text_assembler import Piece
 
@@ -22,7 +23,6 @@ class Writer(ABC):
         num_prompt_top: how many most probable tokens `prompt_logprobs` asked for; None: not asked.
     """
 
-    id_prefix: str
     object_whole: str
     object_chunk: str
 
@@ -39,7 +39,7 @@ class Writer(ABC):
         self._num_choices_per_prompt = num_choices_per_prompt
         self._num_prompt_top = num_prompt_top
         self._created = int(time.time())
-        self._id = f"{self.id_prefix}-{uuid.uuid4().hex}"
+        self._id = response_id(choices[0].request.request_id)
         self._has_begun: set[int] = set()
 
     def close(self) -> None:
@@ -71,18 +71,18 @@ class Writer(ABC):
         """
         choices = [self._whole_choice(choice, _joined(pieces[choice.index])) for choice in self.choices]
         answer = self._answer(self.object_whole, choices)
-        answer.usage = usage_of(self.choices, self._num_choices_per_prompt)
+        answer.usage = self._usage()
         return answer
 
     def usage_chunk(self) -> Answer:
         """The last chunk: no choices, the usage."""
         answer = self._answer(self.object_chunk, [])
-        answer.usage = usage_of(self.choices, self._num_choices_per_prompt)
+        answer.usage = self._usage()
         return answer
 
     def add_usage(self, answer: Answer, *, is_known: bool) -> None:
         """Give a chunk the usage so far, or null where only the last chunk tells it."""
-        answer.usage = usage_of(self.choices, self._num_choices_per_prompt) if is_known else None
+        answer.usage = self._usage() if is_known else None
 
     @abstractmethod
     def _chunk_choice(self, choice: Choice, piece: Piece) -> CompletionChoice | ChatChunkChoice: ...
@@ -95,6 +95,9 @@ class Writer(ABC):
 
     @abstractmethod
     def _is_worth_sending(self, part: CompletionChoice | ChatChunkChoice) -> bool: ...
+
+    def _usage(self) -> Usage:
+        return usage_of(self.choices, self._num_choices_per_prompt, ready_info(self._model).geometry)
 
     def _answer(self, kind: str, choices: Sequence[CompletionChoice | ChatChoice | ChatChunkChoice]) -> Answer:
         return Answer(id=self._id, object=kind, created=self._created, model=self._model.name, choices=choices)

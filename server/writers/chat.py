@@ -22,7 +22,6 @@ from server.writers.base import Writer
 class ChatWriter(Writer):
     """Chat completions, whole or in chunks."""
 
-    id_prefix = "chatcmpl"
     object_whole = "chat.completion"
     object_chunk = "chat.completion.chunk"
 

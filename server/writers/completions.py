@@ -22,7 +22,6 @@ class CompletionWriter(Writer):
         skip_special_tokens: whether special tokens are left out of the echoed text.
     """
 
-    id_prefix = "cmpl"
     object_whole = "text_completion"
     object_chunk = "text_completion"
 

@@ -55,7 +55,7 @@ def test_every_head_count_is_a_row_and_the_actual_one_is_marked() -> None:
 def test_what_fits_fills_the_memory_with_whole_blocks() -> None:
     for row in make_plan("smol", SMOLLM2, HEADERS, assume(context_tokens=100)).rows:
         block_bytes = 16 * row.kv_bytes_per_token
-        left = 2 * GIB - row.weights_bytes - row.kv_cache_bytes
+        left = 2 * GIB - row.weights_bytes - row.workspace_bytes - row.kv_cache_bytes
         assert 0 <= left < block_bytes
         assert row.num_tokens == 16 * row.num_blocks
         assert row.kv_bytes_per_request == 7 * block_bytes
@@ -92,18 +92,74 @@ def test_it_prints_json_for_programs(folder: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("memory", "verdict"),
+    ("arguments", "verdict"),
     [
-        ("2GiB", "requests of 8,192 tokens fit at once"),
-        ("300MB", "does not fit: the longest that does is 1,344 tokens"),
-        ("1MB", "Does not fit: the weights alone take 256.6 MiB"),
+        (["--memory", "2GiB"], "Fits: 9 requests of 8,192 tokens at once"),
+        (["--memory", "500MB"], "the longest request that fits is 3,344 tokens. --max-model-len 3344 makes it fit"),
+        (["--memory", "1MB"], "No one flag makes it fit, --memory 584MiB does."),
+        (["--memory", "2GiB", "--dtype", "float64"], "--max-num-batched-tokens 512 makes it fit"),
+        (["--memory", "700MiB", "--dtype", "float32", "--context", "8192"], "--dtype bfloat16 makes it fit"),
     ],
 )
-def test_it_says_what_fits(folder: Path, capsys: pytest.CaptureFixture[str], memory: str, verdict: str) -> None:
-    assert main(["plan", str(folder), "--memory", memory]) == 0
+def test_it_says_what_fits(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], verdict: str
+) -> None:
+    assert main(["plan", str(folder), *arguments]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert verdict in printed
     assert "GQA: 9 query heads on 3 key/value heads of width 64, 30 layers" in printed
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 400_000_000, 500_000_000, 550_000_000])
+def test_the_least_memory_is_the_least(memory_bytes: int) -> None:
+    least = make_plan("smol", SMOLLM2, HEADERS, assume(memory_bytes=memory_bytes)).least_memory_bytes
+    assert make_plan("smol", SMOLLM2, HEADERS, assume(memory_bytes=least)).fits
+    assert not make_plan("smol", SMOLLM2, HEADERS, assume(memory_bytes=least - 2**20)).fits
+
+
+LARGE = {
+    **SMOLLM2,
+    **{"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32},
+    **{"num_attention_heads": 32, "num_key_value_heads": 4, "tie_word_embeddings": False},
+}
+"""About the size of Llama 3 8B, with 4 key/value heads."""
+
+
+def test_what_each_of_several_devices_holds() -> None:
+    plan = make_plan("large", LARGE, HEADERS, assume(memory_bytes=80 * GIB))
+    rows = plan.tensor_parallel_rows
+    assert [row.tensor_parallel for row in rows] == [1, 2, 4, 8]
+    assert [row.kv_bytes_per_token // rows[3].kv_bytes_per_token for row in rows] == [4, 2, 1, 1], "heads are copied"
+    replicated = 2 * 2 * 49152 * 4096 + 2 * 65 * 4096
+    split = rows[0].weights_bytes - replicated
+    copied = 32 * 2 * 2 * 4096 * 64  # key and value rows of the 8 devices' copies of 4 heads: half of them are double
+    assert [row.weights_bytes - replicated for row in rows[:3]] == [split, split // 2, split // 4]
+    assert rows[3].weights_bytes - replicated == split // 8 + copied
+    assert rows[0].weights_bytes == plan.weights_bytes
+
+
+def test_more_devices_are_advised_where_nothing_less_helps() -> None:
+    assumptions = assume(memory_bytes=10 * GIB, context_tokens=8192)
+    plan = make_plan("large", LARGE, HEADERS, assumptions)
+    assert plan.advice is not None
+    assert (plan.fits, plan.advice.flag, plan.advice.value) == (False, "--tensor-parallel", "2")
+    helped = make_plan("large", LARGE, HEADERS, assume(memory_bytes=10 * GIB, context_tokens=8192, tensor_parallel=2))
+    assert helped.fits
+
+
+def test_a_cache_of_8_bits_is_advised_where_that_is_enough() -> None:
+    config = {**LARGE, "num_key_value_heads": 32}
+    given: dict[str, Any] = {"context_tokens": 8192, "max_num_batched_tokens": 64}
+    memory_bytes = make_plan("mha", config, HEADERS, assume(**given)).least_memory_bytes - GIB
+    plan = make_plan("mha", config, HEADERS, assume(memory_bytes=memory_bytes, **given))
+    assert plan.advice is not None
+    assert (plan.fits, plan.advice.flag, plan.advice.value) == (False, "--kv-cache-dtype", "int8")
+    assert make_plan("mha", config, HEADERS, assume(memory_bytes=memory_bytes, kv_cache_dtype="int8", **given)).fits
+
+
+def test_heads_that_cannot_be_divided_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(folder), "--tensor-parallel", "2"]) == 1
+    assert "--tensor-parallel 2: 9 query heads cannot be divided among 2 devices" in capsys.readouterr().err
 
 
 def test_without_memory_it_takes_what_this_machine_has(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from engine.kernels import reference
 from engine.models.alibi import alibi_slopes
+from kvcache.storage import LayerCache
 
 HEAD_COUNTS = range(1, 129)
 
@@ -61,8 +62,7 @@ def test_the_softmax_scale_does_not_touch_the_bias(softmax_scale: float) -> None
     positions = torch.tensor([[num_keys - 1]])
     weights = reference.grouped_attention(
         q,
-        keys,
-        values,
+        LayerCache(keys, values),
         torch.arange(num_keys).unsqueeze(0),
         reference.causal_mask(positions, torch.arange(num_keys), None),
         softmax_scale=softmax_scale,

@@ -99,6 +99,22 @@ async def test_snapshots_arrive(client: EngineClient) -> None:
     assert sum(len(stats.observations.step_seconds) for stats in seen) >= 16
 
 
+async def test_questions_are_answered_while_it_computes(client: EngineClient) -> None:
+    stream = client.generate(make_request("asked", prompt(5), max_tokens=2000, ignore_eos=True))
+    await anext(stream)
+    assert client.open_request_ids == ["asked"]
+    snapshots = await asyncio.gather(*(client.block_snapshot() for _ in range(20)))
+    assert all(snapshot is snapshots[0] for snapshot in snapshots), "one answer for all"
+    assert [held.request_id for held in snapshots[0].holdings] == ["asked"]
+    [state] = await client.request_states(["asked", "never"])
+    assert (state.request_id, state.num_prompt_tokens) == ("asked", 5)
+    assert state.kv_receipt.num_tokens >= 5
+    stream.close()
+    await until_idle(client)
+    assert await client.request_states(["asked"]) == []
+    assert (await client.block_snapshot()).holdings == []
+
+
 async def test_a_killed_engine_ends_its_streams_and_comes_back(folder: Path) -> None:
     client = EngineClient("tiny", folder, settings())
     await client.start()
@@ -109,6 +125,8 @@ async def test_a_killed_engine_ends_its_streams_and_comes_back(folder: Path) -> 
     deltas = await asyncio.wait_for(stream, 5)
     assert deltas[-1].finish_reason is FinishReason.ERROR
     assert client.state is EngineState.RESTARTING
+    with pytest.raises(EngineUnavailableError, match="restarting"):
+        await client.block_snapshot()
     with pytest.raises(EngineUnavailableError, match="restarting") as caught:
         client.generate(make_request("s", prompt(5)))
     assert caught.value.retry_after_s > 0

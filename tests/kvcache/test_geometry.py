@@ -28,6 +28,13 @@ def test_bytes_per_token_of_known_models(shape: tuple[int, int, int, int], bytes
     assert geometry(*shape, dtype_bytes=4).bytes_per_token == 2 * bytes_per_token
 
 
+def test_mha_has_a_kv_head_for_each_query_head_of_every_layer() -> None:
+    assert SMOLLM2.as_mha() == geometry(30, 9, 9, 64)
+    mixed = KVGeometry((LayerGeometry(4, 2, 8, 8), LayerGeometry(6, 1, 8, 8)), dtype_bytes=2, block_size=16)
+    assert [layer.num_kv_heads for layer in mixed.as_mha().layers] == [4, 6]
+    assert mixed.as_mha().attention_type is AttentionType.MHA
+
+
 @pytest.mark.parametrize(
     ("num_q_heads", "num_kv_heads", "expected"),
     [
@@ -108,3 +115,18 @@ def test_geometry_sizes_are_positive(field: str) -> None:
 def test_a_geometry_has_layers() -> None:
     with pytest.raises(ValueError, match="at least one attention layer"):
         KVGeometry((), dtype_bytes=2, block_size=16)
+
+
+def test_scales_are_counted() -> None:
+    eight_bit = SMOLLM2.with_format(dtype_bytes=1, scale_bytes=2)
+    assert eight_bit.bytes_per_token == 30 * 3 * (64 + 64 + 2 + 2) == 11_880
+    assert eight_bit.bytes_per_block == 16 * 11_880
+    assert eight_bit.bytes_by_window == {None: 11_880}
+    assert eight_bit.per_rank(3).bytes_per_token == 11_880 // 3
+    assert [variant.bytes_per_token for variant in eight_bit.what_if()] == [35_640, 11_880, 3_960]
+    assert eight_bit.with_format(dtype_bytes=2, scale_bytes=0) == SMOLLM2
+
+
+def test_scales_are_not_negative() -> None:
+    with pytest.raises(ValueError, match="scale_bytes must be at least 0, got -1"):
+        SMOLLM2.with_format(dtype_bytes=1, scale_bytes=-1)

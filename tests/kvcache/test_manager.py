@@ -407,6 +407,7 @@ TestHybridMachine = HybridMachine.TestCase
 TestWindowedMachine = WindowedMachine.TestCase
 for case in (TestManagerMachine, TestHybridMachine, TestWindowedMachine):
     case.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+del case  # or pytest would find the last one twice
 
 
 def longest_prefix(kv: KVCacheManager, token_ids: list[int], salt: str) -> int:
@@ -470,3 +471,53 @@ def test_ten_thousand_random_operations_lose_nothing() -> None:
     kv.check_integrity()
     assert kv.num_used_blocks == 0
     assert kv.num_free_blocks + kv.num_cached_blocks == 64
+
+
+@pytest.mark.parametrize("enable_prefix_cache", [True, False], ids=["cached", "uncached"])
+@pytest.mark.parametrize("geometry", [GEOMETRY, HYBRID, WINDOWED], ids=["full", "hybrid", "windowed"])
+def test_ten_thousand_random_starts_steps_and_ends(geometry: KVGeometry, enable_prefix_cache: bool) -> None:
+    """Requests that also grow, so that windows pass blocks that others share; the books are checked after each operation."""
+    rng, num_blocks = random.Random(1), 64
+    kv = KVCacheManager(geometry, num_blocks, enable_prefix_cache=enable_prefix_cache)
+    running: dict[str, list[int]] = {}
+    ended = refused = found = 0
+    for i in range(10_000):
+        choice = rng.random()
+        if not running or choice < 0.2:
+            token_ids = [rng.randrange(2) for _ in range(rng.randrange(1, 40))]
+            found += kv.find_cached_prefix(f"r{i}", token_ids)
+            running[f"r{i}"] = token_ids
+        elif choice < 0.85:
+            request_id, token_ids = rng.choice(list(running.items()))
+            token_ids += [rng.randrange(2) for _ in range(rng.randrange(3))]
+            if kv.allocate_slots(request_id, len(token_ids), num_spare_blocks=rng.randrange(3)) is None:
+                refused += 1
+                kv.free(request_id)
+                del running[request_id]
+            else:
+                kv.commit_tokens(request_id, len(token_ids), lambda start, stop, ids=token_ids: ids[start:stop])
+        else:
+            ended += 1
+            request_id = rng.choice(list(running))
+            del running[request_id]
+            kv.free(request_id)
+        kv.check_integrity()
+        assert sum(counts(kv)) == num_blocks
+    assert min(ended, refused) > 100
+    assert (found > 0) == enable_prefix_cache
+    for request_id in running:
+        kv.free(request_id)
+    kv.check_integrity()
+    assert kv.num_used_blocks == 0
+
+
+def test_spare_blocks_stay_free_or_cached() -> None:
+    kv = manager(8)
+    compute(kv, "a", range(8))
+    kv.free("a")
+    assert counts(kv) == (6, 0, 2)
+    assert kv.allocate_slots("b", 24, num_spare_blocks=3) is None
+    assert counts(kv) == (6, 0, 2)
+    assert kv.allocate_slots("b", 24, num_spare_blocks=2) is not None
+    assert counts(kv) == (0, 6, 2)
+    assert kv.allocate_slots("b", 24, num_spare_blocks=9) is not None, "nothing is missing"

@@ -7,7 +7,9 @@ from fastapi import FastAPI
 
 from configs.http import HTTPSettings
 from engine.client import EngineState
-from engine.info import EngineInfo, EngineStats, MemoryLedger
+from engine.errors import EngineUnavailableError
+from engine.info import EngineInfo, EngineStats, MemoryLedger, RequestState
+from kvcache.block_map import BlockSnapshot
 from kvcache.geometry import KVGeometry, LayerGeometry
 from server.errors import install_error_handlers, model_not_found
 from server.metrics import Metrics
@@ -17,7 +19,9 @@ MQA = LayerGeometry(num_q_heads=9, num_kv_heads=1, k_head_dim=64, v_head_dim=64)
 SMOLLM2 = KVGeometry(layers=(GQA,) * 30, dtype_bytes=2, block_size=16)
 
 
-def make_info(geometry: KVGeometry = SMOLLM2, num_blocks: int = 100, max_model_len: int = 1000) -> EngineInfo:
+def make_info(
+    geometry: KVGeometry = SMOLLM2, num_blocks: int = 100, max_model_len: int = 1000, kv_cache_dtype: str = "bfloat16"
+) -> EngineInfo:
     """A loaded engine; 40 bytes of its device are unaccounted for."""
     kv_cache_bytes = num_blocks * geometry.bytes_per_block
     ledger = MemoryLedger(
@@ -32,6 +36,7 @@ def make_info(geometry: KVGeometry = SMOLLM2, num_blocks: int = 100, max_model_l
     return EngineInfo(
         architecture="LlamaForCausalLM",
         dtype="bfloat16",
+        kv_cache_dtype=kv_cache_dtype,
         device="cpu",
         attention_backend="reference",
         attention_objections={"flash": ["needs a CUDA device"]},
@@ -57,6 +62,20 @@ class FakeClient:
         self.stats = EngineStats()
         self.num_restarts = 0
         self.on_stats: Any = None
+        self.snapshot: BlockSnapshot | None = None
+        self.states: dict[str, RequestState] = {}
+
+    @property
+    def open_request_ids(self) -> list[str]:
+        return list(self.states)
+
+    async def block_snapshot(self) -> BlockSnapshot:
+        if self.snapshot is None:
+            raise EngineUnavailableError("the engine died before it answered", retry_after_s=5.0)
+        return self.snapshot
+
+    async def request_states(self, request_ids: list[str]) -> list[RequestState]:
+        return [self.states[request_id] for request_id in request_ids]
 
     def send(self, stats: EngineStats) -> None:
         """What the client does with a snapshot that comes in."""

@@ -83,6 +83,21 @@ async def test_the_refusal_is_an_envelope_that_says_what_to_send() -> None:
     assert "no" not in wrong.json()["error"]["message"].split()
 
 
+async def test_the_key_that_opened_leaves_its_identity_and_not_itself() -> None:
+    seen: list[Any] = []
+
+    async def record(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["state"])
+        await answer(scope, receive, send)
+
+    for api_key in (KEY, KEY, "another"):
+        middleware = APIKeyMiddleware(record, api_key, frozenset())
+        assert await status_of(middleware, "/v1/models", f"Bearer {api_key}") == 200
+    first, second, other = (state["key_identity"] for state in seen)
+    assert first == second != other
+    assert KEY.encode() not in first
+
+
 async def test_a_websocket_without_the_key_is_closed_and_lifespan_passes() -> None:
     sent: list[Any] = []
     seen: list[str] = []

@@ -152,8 +152,6 @@ async def test_null_says_nothing(server: FakeServer) -> None:
         ("allowed_token_ids", [1]),
         ("truncate_prompt_tokens", 3),
         ("return_token_ids", True),
-        ("cache_salt", "x"),
-        ("kv_receipt", True),
     ],
 )
 async def test_what_is_not_supported_is_refused_by_name(server: FakeServer, field: str, value: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.errors import EngineUnavailableError, StepFailedError
@@ -11,6 +12,7 @@ from engine.request import FinishReason, Request, SamplingParams
 from server.generation import Choice, run_choices, usage_of
 from server.text_assembler import TextAssembler
 from tests.server.fake_engine import OUTPUT, FakeServer, deltas_of, encode
+from tests.server.stand_ins import SMOLLM2
 
 pytestmark = pytest.mark.anyio
 
@@ -110,6 +112,7 @@ async def test_usage_counts_each_prompt_once(tmp_path: Path) -> None:
     choices = make_choices(server, 4)
     async for _ in run_choices(choices):
         pass
-    usage = usage_of(choices, num_choices_per_prompt=2)
+    usage = usage_of(choices, num_choices_per_prompt=2, geometry=SMOLLM2)
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (6, 8, 14)
     assert usage.prompt_tokens_details.cached_tokens == 4
+    assert usage.kv_receipt is msgspec.UNSET

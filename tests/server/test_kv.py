@@ -39,6 +39,7 @@ async def test_a_loaded_model_shows_everything() -> None:
         "num_kv_heads": 3,
         "head_dim": 64,
         "dtype": "bfloat16",
+        "kv_cache_dtype": "bfloat16",
         "block_size": 16,
         "bytes_per_token": 23_040,
         "bytes_per_old_token": 23_040,
@@ -87,6 +88,32 @@ async def test_what_if_rows_are_those_of_the_geometry() -> None:
     [model] = await report(tiny=FakeClient(make_info()))
     variants = SMOLLM2.what_if()
     assert [row["bytes_per_token"] for row in model["what_if"]] == [variant.bytes_per_token for variant in variants]
+
+
+async def test_what_if_rows_show_the_same_memory_in_8_bits() -> None:
+    [model] = await report(tiny=FakeClient(make_info(num_blocks=130)))
+    rows = model["what_if_formats"]
+    assert [(row["kv_cache_dtype"], row["label"], row["bytes_per_token"]) for row in rows] == [
+        ("bfloat16", "actual", 23_040),
+        ("fp8_e4m3", "what-if", 11_880),
+        ("int8", "what-if", 11_880),
+    ]
+    assert [row["ratio"] for row in rows] == [1.0, 0.515625, 0.515625]
+    assert [row["tokens"] for row in rows] == [130 * 16, 252 * 16, 252 * 16]
+    assert {name: rows[0][name] for name in model["capacity"]} == model["capacity"]
+
+
+async def test_a_cache_of_8_bits_says_so() -> None:
+    [model] = await report(tiny=FakeClient(make_info(SMOLLM2.with_format(1, 2), kv_cache_dtype="int8")))
+    assert model["geometry"]["dtype"] == "bfloat16"
+    assert model["geometry"]["kv_cache_dtype"] == "int8"
+    assert model["geometry"]["bytes_per_token"] == 11_880
+    assert [(row["label"], row["bytes_per_token"]) for row in model["what_if_formats"]] == [
+        ("what-if", 23_040),
+        ("what-if", 11_880),
+        ("actual", 11_880),
+    ]
+    assert [row["bytes_per_token"] for row in model["what_if"]] == [35_640, 11_880, 3_960]
 
 
 async def test_layers_that_differ_are_given_one_by_one() -> None:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from engine.kernels import reference
+from engine.kernels.coverage import ACTIVATIONS, can_fuse
 from engine.kernels.cpu.build import load_library
-from engine.kernels.cpu.layers import NativeLayers, can_run
-from engine.kernels.cpu.library import ACTIVATIONS, DTYPES, NO_WINDOW, native_library
+from engine.kernels.cpu.layers import NativeLayers
+from engine.kernels.cpu.library import DTYPES, NO_WINDOW, native_library
 from engine.models.spec import Activation, DecoderSpec
-
-MAX_HEAD_DIM = 256
+from kvcache.storage import LayerCache
 
 
 def objections(device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -152,23 +152,23 @@ class CpuKernels:
         pointers = (x.data_ptr(), cos.data_ptr(), sin.data_ptr())
         self._rope(self._code, *pointers, num_rows, num_heads, head_dim, half, stride, self._num_threads)
 
-    def store_kv(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+    def store_kv(self, k: Tensor, v: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
         """See reference.store_kv.
 
         Raises:
-            ValueError: shapes, dtypes or strides do not fit.
+            ValueError: shapes, dtypes or strides do not fit, or the cache is 8 bits wide.
         """
         num_tokens = k.shape[0]
         _check_index("slot_mapping", slot_mapping, (num_tokens,))
-        for name, rows, cache in (("k", k, k_cache), ("v", v, v_cache)):
+        for name, rows, numbers in (("k", k, cache.k), ("v", v, cache.v)):
             stride = self._check_rows(name, rows)
-            self._check(f"{name}_cache", cache, (*cache.shape[:2], *rows.shape[1:]))
+            self._check(f"cache.{name}", numbers, (*numbers.shape[:2], *rows.shape[1:]))
             if rows.shape[0] != num_tokens:
                 raise ValueError(f"{name}: expected {num_tokens} tokens, got {rows.shape[0]}")
             size = self._dtype.itemsize
             self._store_rows(
                 rows.data_ptr(),
-                cache.data_ptr(),
+                numbers.data_ptr(),
                 slot_mapping.data_ptr(),
                 num_tokens,
                 rows.shape[1] * rows.shape[2] * size,
@@ -179,8 +179,7 @@ class CpuKernels:
     def paged_attention(
         self,
         q: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
+        cache: LayerCache,
         block_tables: Tensor,
         *,
         cu_seqlens_q: Tensor,
@@ -194,24 +193,25 @@ class CpuKernels:
         """See reference.paged_attention.
 
         Raises:
-            ValueError: shapes, dtypes or strides do not fit, or soft-cap, ALiBi or sinks are asked for.
+            ValueError: shapes, dtypes or strides do not fit, the cache is 8 bits wide, or soft-cap, ALiBi or sinks are
+                asked for.
             MemoryError: no room for the scratch.
         """
         if not (softcap is None and alibi_slopes is None and sinks is None):
             raise ValueError("soft-cap, ALiBi and sinks are not in the native kernels")
         num_tokens, num_q_heads, k_head_dim = q.shape
-        num_blocks, block_size, num_kv_heads, v_head_dim = v_cache.shape
+        num_blocks, block_size, num_kv_heads, v_head_dim = cache.v.shape
         num_seqs, max_blocks = block_tables.shape
         stride = self._check_rows("q", q)
-        self._check("k_cache", k_cache, (num_blocks, block_size, num_kv_heads, k_head_dim))
-        self._check("v_cache", v_cache, (num_blocks, block_size, num_kv_heads, v_head_dim))
+        self._check("cache.k", cache.k, (num_blocks, block_size, num_kv_heads, k_head_dim))
+        self._check("cache.v", cache.v, (num_blocks, block_size, num_kv_heads, v_head_dim))
         _check_index("block_tables", block_tables, (num_seqs, max_blocks))
         _check_index("cu_seqlens_q", cu_seqlens_q, (num_seqs + 1,))
         _check_index("seq_lens", seq_lens, (num_seqs,))
         if num_q_heads % num_kv_heads:
             raise ValueError(f"q: expected a multiple of {num_kv_heads} heads, got {num_q_heads}")
         out = torch.empty(num_tokens, num_q_heads, v_head_dim, dtype=self._dtype)
-        tensors = (q, k_cache, v_cache, out, block_tables, cu_seqlens_q, seq_lens)
+        tensors = (q, cache.k, cache.v, out, block_tables, cu_seqlens_q, seq_lens)
         failed = self._attention(
             self._code,
             *[tensor.data_ptr() for tensor in tensors],
@@ -230,7 +230,7 @@ class CpuKernels:
         Raises:
             ValueError: a parameter is not what it should be.
         """
-        return NativeLayers(spec, parameters, self._num_threads) if can_run(spec) else None
+        return NativeLayers(spec, parameters, self._num_threads) if can_fuse(spec) else None
 
     def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         """A contiguous tensor of this shape and the kernels' dtype on the CPU."""

@@ -3,25 +3,13 @@
 import ctypes
 from collections.abc import Mapping
 
-import msgspec
 import torch
 from torch import Tensor
 
 from engine.kernels.base import PagedStep
-from engine.kernels.cpu.library import ACTIVATIONS, DTYPES, NO_WINDOW, native_library
-from engine.models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec, RopeSpec
-
-KNOWN_FIELDS: dict[type[msgspec.Struct], str] = {
-    DecoderSpec: "architecture vocab_size hidden_size max_position_embeddings layers norm head embedding",
-    LayerSpec: "num_q_heads num_kv_heads k_head_dim v_head_dim softmax_scale sliding_window mlp rope has_qkv_bias"
-    " has_o_bias",
-    NormSpec: "kind eps",
-    MLPSpec: "intermediate_size activation is_gated has_bias",
-    RopeSpec: "theta rotary_dim attention_factor scaling",
-}
-"""What the native layers know of a spec; embedding, head and the table of angles are none of their business. A model
-that sets anything else runs layer by layer."""
-
+from engine.kernels.coverage import ACTIVATIONS, dense_mlp, scratch_widths
+from engine.kernels.cpu.library import DTYPES, NO_WINDOW, native_library
+from engine.models.spec import DecoderSpec
 
 _POINTERS = (
     *("attention_norm", "qkv", "qkv_bias", "o", "o_bias"),
@@ -56,51 +44,11 @@ class _Step(ctypes.Structure):
     )
 
 
-def can_run(spec: DecoderSpec) -> bool:
-    """Whether the native layers compute this model.
-
-    That is: RMSNorm, dense MLPs with one native activation, one rope in all layers, nothing that they do not know.
-    """
-    first = spec.layers[0]
-    structs: list[msgspec.Struct] = [spec, spec.norm, *spec.layers, *(layer.mlp for layer in spec.layers)]
-    structs += [layer.rope for layer in spec.layers if layer.rope]
-    return (
-        all(_sets_known_fields_only(struct) for struct in structs)
-        and spec.norm.kind is NormKind.RMS
-        and all(layer.rope == first.rope for layer in spec.layers)
-        and len({_kind_of_mlp(layer) for layer in spec.layers}) == 1
-        and _dense(first).activation in ACTIVATIONS
-    )
-
-
-def _dense(layer: LayerSpec) -> MLPSpec:
-    """The MLP of a layer without experts.
-
-    Raises:
-        TypeError: it has experts.
-    """
-    if not isinstance(layer.mlp, MLPSpec):
-        raise TypeError("native layers have no experts")
-    return layer.mlp
-
-
-def _kind_of_mlp(layer: LayerSpec) -> tuple[Activation, bool]:
-    return _dense(layer).activation, _dense(layer).is_gated
-
-
-def _sets_known_fields_only(struct: msgspec.Struct) -> bool:
-    known = next((fields for kind, fields in KNOWN_FIELDS.items() if isinstance(struct, kind)), "").split()
-    return all(
-        field.name in known or (field.required is False and getattr(struct, field.name) == field.default)
-        for field in msgspec.structs.fields(struct)
-    )
-
-
 class NativeLayers:
     """The layers of one model.
 
     Args:
-        spec: `can_run` it.
+        spec: engine.kernels.coverage says that they `can_fuse` it.
         parameters: every name of spec.parameter_shapes(), contiguous, in one dtype of the kernels', on the CPU.
         num_threads: that share the work.
 
@@ -112,7 +60,7 @@ class NativeLayers:
         self._run = native_library().hc_layers
         self._dtype = parameters["embed.weight"].dtype
         self._spec = spec
-        rope, mlp = spec.layers[0].rope, _dense(spec.layers[0])
+        rope, mlp = spec.layers[0].rope, dense_mlp(spec.layers[0])
         self._kept = [t for name, t in parameters.items() if name.startswith("layers.")]
         _check_parameters(spec, parameters, self._dtype)
         self._layers = (_Layer * spec.num_layers)(
@@ -127,7 +75,7 @@ class NativeLayers:
             is_gated=mlp.is_gated,
             num_threads=num_threads,
         )
-        self._widths = _scratch_widths(spec)
+        self._widths = scratch_widths(spec)
         self._caches: tuple[Tensor, ...] = ()
 
     def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, paged: PagedStep) -> Tensor:
@@ -196,28 +144,17 @@ def _describe(spec: DecoderSpec, layer_idx: int, parameters: Mapping[str, Tensor
         k_head_dim=layer.k_head_dim,
         v_head_dim=layer.v_head_dim,
         window=NO_WINDOW if layer.sliding_window is None else layer.sliding_window,
-        intermediate_size=_dense(layer).intermediate_size,
+        intermediate_size=dense_mlp(layer).intermediate_size,
         softmax_scale=layer.softmax_scale,
         attention_norm=parameters[f"{prefix}.attention_norm.weight"].data_ptr(),
         mlp_norm=parameters[f"{prefix}.mlp_norm.weight"].data_ptr(),
     )
-    names = {"qkv": "qkv", "o": "o", "up": _dense(layer).up_name, "down": "down"}
+    names = {"qkv": "qkv", "o": "o", "up": dense_mlp(layer).up_name, "down": "down"}
     for field, name in names.items():
         bias = parameters.get(f"{prefix}.{name}.bias")
         setattr(result, field, parameters[f"{prefix}.{name}.weight"].data_ptr())
         setattr(result, f"{field}_bias", None if bias is None else bias.data_ptr())
     return result
-
-
-def _scratch_widths(spec: DecoderSpec) -> tuple[int, int, int, int, int]:
-    """Columns of normed, qkv, attended, up and activated."""
-    return (
-        spec.hidden_size,
-        max(layer.q_width + layer.k_width + layer.v_width for layer in spec.layers),
-        max(layer.o_width for layer in spec.layers),
-        max(_dense(layer).up_width for layer in spec.layers),
-        max(_dense(layer).intermediate_size for layer in spec.layers),
-    )
 
 
 def _check_parameters(spec: DecoderSpec, parameters: Mapping[str, Tensor], dtype: torch.dtype) -> None:

@@ -5,14 +5,11 @@ import functools
 
 import torch
 
+from engine.kernels.coverage import NATIVE_DTYPES
 from engine.kernels.cpu.build import KernelBuildError, load_library
-from engine.models.spec import Activation
 
-DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+DTYPES = {getattr(torch, name): code for name, code in NATIVE_DTYPES.items()}
 """The formats that the kernels read, as src/common.h numbers them."""
-
-ACTIVATIONS = {Activation.SILU: 0, Activation.GELU_TANH: 1, Activation.RELU: 2}
-"""The activations that src/elementwise.c knows."""
 
 NO_WINDOW = 1 << 60
 """A sliding window wider than any context."""

@@ -10,6 +10,7 @@ from engine.kernels.triton.jit.decode import combine_kernel, decode_kernel
 from engine.kernels.triton.jit.prefill import prefill_kernel
 from engine.kernels.triton.plan import AttentionPlan, PagedInputs, ScoreOptions
 from engine.kernels.triton.tiles import Tile, choose_num_splits, decode_tile, padded, prefill_tile
+from kvcache.storage import LayerCache
 
 COMBINED_SPLITS = 16
 """Splits that the combining kernel takes at once."""
@@ -20,8 +21,7 @@ INTERPRETED_PROCESSORS = 2
 
 def paged_attention(
     q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
+    cache: LayerCache,
     block_tables: Tensor,
     *,
     cu_seqlens_q: Tensor,
@@ -38,7 +38,7 @@ def paged_attention(
         ValueError: shapes, dtypes or strides do not fit.
     """
     plan = AttentionPlan(cu_seqlens_q.diff().tolist(), seq_lens.tolist(), q.device)
-    inputs = PagedInputs(q, k_cache, v_cache, block_tables, cu_seqlens_q, seq_lens)
+    inputs = PagedInputs(q, cache, block_tables, cu_seqlens_q, seq_lens)
     return attend(inputs, ScoreOptions(softmax_scale, sliding_window, softcap, alibi_slopes, sinks), plan)
 
 
@@ -61,7 +61,7 @@ def attend(inputs: PagedInputs, options: ScoreOptions, plan: AttentionPlan) -> T
     if inputs.q.stride()[1:] != (k_head_dim, 1):
         inputs = inputs._replace(q=inputs.q.contiguous())
     check_inputs(inputs)
-    out = torch.empty(num_tokens, num_q_heads, inputs.v_cache.shape[-1], dtype=inputs.q.dtype, device=inputs.q.device)
+    out = torch.empty(num_tokens, num_q_heads, inputs.cache.v.shape[-1], dtype=inputs.q.dtype, device=inputs.q.device)
     if plan.num_decodes:
         _decode(out, inputs, options, plan)
     if plan.has_prefills:
@@ -70,13 +70,13 @@ def attend(inputs: PagedInputs, options: ScoreOptions, plan: AttentionPlan) -> T
 
 
 def _prefill(out: Tensor, inputs: PagedInputs, options: ScoreOptions, plan: AttentionPlan) -> None:
-    num_kv_heads, widest = inputs.k_cache.shape[2], max(inputs.k_cache.shape[3], inputs.v_cache.shape[3])
+    num_kv_heads, widest = inputs.cache.k.shape[2], max(inputs.cache.k.shape[3], inputs.cache.v.shape[3])
     num_q_per_kv = inputs.q.shape[1] // num_kv_heads
     tile = prefill_tile(widest, inputs.q.element_size())
     tile_seqs, tile_rows = plan.prefill_tiles(tile.block_m, num_q_per_kv).unbind(0)
     prefill_kernel[tile_seqs.shape[0], num_kv_heads](
         out,
-        *inputs,
+        *inputs.tensors,
         tile_seqs,
         tile_rows,
         *_scalars(inputs, options),
@@ -85,9 +85,9 @@ def _prefill(out: Tensor, inputs: PagedInputs, options: ScoreOptions, plan: Atte
 
 
 def _decode(out: Tensor, inputs: PagedInputs, options: ScoreOptions, plan: AttentionPlan) -> None:
-    num_q_heads, num_kv_heads = inputs.q.shape[1], inputs.k_cache.shape[2]
-    num_q_per_kv, v_head_dim = num_q_heads // num_kv_heads, inputs.v_cache.shape[3]
-    widest = max(inputs.k_cache.shape[3], v_head_dim)
+    num_q_heads, num_kv_heads = inputs.q.shape[1], inputs.cache.k.shape[2]
+    num_q_per_kv, v_head_dim = num_q_heads // num_kv_heads, inputs.cache.v.shape[3]
+    widest = max(inputs.cache.k.shape[3], v_head_dim)
     tile = decode_tile(widest, num_q_per_kv, inputs.q.element_size())
     num_tiles = num_kv_heads * -(-num_q_per_kv // tile.block_m)
     num_keys = min(plan.max_decode_len, options.sliding_window or plan.max_decode_len)
@@ -100,7 +100,7 @@ def _decode(out: Tensor, inputs: PagedInputs, options: ScoreOptions, plan: Atten
     decode_kernel[plan.num_decodes, num_tiles, num_splits](
         partial,
         lse,
-        *inputs,
+        *inputs.tensors,
         plan.decode_seqs,
         *_scalars(inputs, options),
         num_kv_heads,
@@ -119,7 +119,7 @@ def _decode(out: Tensor, inputs: PagedInputs, options: ScoreOptions, plan: Atten
 
 def _scalars(inputs: PagedInputs, options: ScoreOptions) -> tuple[Any, ...]:
     """The arguments that both kernels have between tables and constants, in order."""
-    strides = inputs.k_cache.stride(1), inputs.v_cache.stride(1), inputs.block_tables.stride(0)
+    strides = inputs.cache.k.stride(1), inputs.cache.v.stride(1), inputs.block_tables.stride(0)
     return (
         *(options.alibi_slopes, options.sinks, options.softmax_scale, options.softcap, options.sliding_window),
         *(inputs.q.stride(0), *strides),
@@ -127,8 +127,8 @@ def _scalars(inputs: PagedInputs, options: ScoreOptions) -> tuple[Any, ...]:
 
 
 def _constants(inputs: PagedInputs, tile: Tile) -> dict[str, int]:
-    _, block_size, num_kv_heads, k_head_dim = inputs.k_cache.shape
-    v_head_dim = inputs.v_cache.shape[3]
+    _, block_size, num_kv_heads, k_head_dim = inputs.cache.k.shape
+    v_head_dim = inputs.cache.v.shape[3]
     return {
         "NUM_Q_PER_KV": inputs.q.shape[1] // num_kv_heads,
         "K_DIM": k_head_dim,
@@ -158,13 +158,12 @@ def check_inputs(inputs: PagedInputs) -> None:
     Raises:
         ValueError: a shape, dtype or stride does not fit.
     """
-    q, (num_blocks, block_size, num_kv_heads, v_head_dim) = inputs.q, inputs.v_cache.shape
+    q, (num_blocks, block_size, num_kv_heads, v_head_dim) = inputs.q, inputs.cache.v.shape
     num_seqs, max_blocks = inputs.block_tables.shape
     if q.shape[1] % num_kv_heads:
         raise ValueError(f"q: expected a multiple of {num_kv_heads} heads, got {q.shape[1]}")
-    for name, width in (("k_cache", q.shape[2]), ("v_cache", v_head_dim)):
-        cache: Tensor = getattr(inputs, name)
-        _check(name, cache, (num_blocks, block_size, num_kv_heads, width), q.dtype)
+    for name, numbers, width in (("k", inputs.cache.k, q.shape[2]), ("v", inputs.cache.v, v_head_dim)):
+        _check(f"cache.{name}", numbers, (num_blocks, block_size, num_kv_heads, width), q.dtype)
     _check("block_tables", inputs.block_tables, (num_seqs, max_blocks), torch.int64)
     _check("cu_seqlens_q", inputs.cu_seqlens_q, (num_seqs + 1,), torch.int64)
     _check("seq_lens", inputs.seq_lens, (num_seqs,), torch.int64)

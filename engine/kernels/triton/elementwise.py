@@ -8,6 +8,7 @@ from torch import Tensor
 from engine.kernels.reference import SWIGLU_ALPHA, SWIGLU_LIMIT
 from engine.kernels.triton.jit.elementwise import activation_kernel, norm_kernel, rope_kernel, store_kernel
 from engine.models.spec import Activation
+from kvcache.storage import LayerCache
 
 TILE_NUMBERS = 2048
 """Numbers that a program takes at once: enough for 4 warps to load 16 bytes a thread."""
@@ -113,16 +114,16 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, *, is_interleaved: bool = Fa
         )
 
 
-def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+def store_kv(k: Tensor, v: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
     """See reference.store_kv.
 
     Raises:
         ValueError: a cache or the mapping does not fit.
     """
-    for name, rows, cache in (("k_cache", k, k_cache), ("v_cache", v, v_cache)):
-        if not cache.is_contiguous() or cache.shape[2:] != rows.shape[1:] or cache.dtype is not rows.dtype:
+    for name, rows, numbers in (("k", k, cache.k), ("v", v, cache.v)):
+        if not numbers.is_contiguous() or numbers.shape[2:] != rows.shape[1:] or numbers.dtype is not rows.dtype:
             expected = f"contiguous {rows.dtype} [num_blocks, block_size, {rows.shape[1]}, {rows.shape[2]}]"
-            raise ValueError(f"{name}: expected {expected}, got {cache.dtype} {list(cache.shape)}")
+            raise ValueError(f"cache.{name}: expected {expected}, got {numbers.dtype} {list(numbers.shape)}")
     if slot_mapping.shape != k.shape[:1] or not slot_mapping.is_contiguous():
         raise ValueError(f"slot_mapping: expected contiguous [{k.shape[0]}], got {list(slot_mapping.shape)}")
     k, v = (rows if _has_dense_rows(rows) else rows.contiguous() for rows in (k, v))
@@ -130,7 +131,7 @@ def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
     k_pad, v_pad = _power_of_two(widths["K_WIDTH"]), _power_of_two(widths["V_WIDTH"])
     if k.shape[0]:
         store_kernel[(k.shape[0],)](
-            *(k, v, k_cache, v_cache, slot_mapping, k.stride(0), v.stride(0)),
+            *(k, v, cache.k, cache.v, slot_mapping, k.stride(0), v.stride(0)),
             **widths,
             K_PAD=k_pad,
             V_PAD=v_pad,

@@ -5,16 +5,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kvcache.storage import LayerCache
+
 
 class PagedInputs(NamedTuple):
     """What both kernels read; shapes as in reference.paged_attention."""
 
     q: Tensor
-    k_cache: Tensor
-    v_cache: Tensor
+    cache: LayerCache
     block_tables: Tensor
     cu_seqlens_q: Tensor
     seq_lens: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in the kernels' order."""
+        return (self.q, self.cache.k, self.cache.v, self.block_tables, self.cu_seqlens_q, self.seq_lens)
 
 
 class ScoreOptions(NamedTuple):

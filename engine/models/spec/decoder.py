@@ -88,10 +88,16 @@ class DecoderSpec(msgspec.Struct, frozen=True):
         """Number of decoder layers."""
         return len(self.layers)
 
-    def kv_geometry(self, dtype_bytes: int, block_size: int) -> KVGeometry:
-        """The KV cache of this model for numbers of `dtype_bytes` bytes in blocks of `block_size` tokens."""
+    def kv_geometry(self, dtype_bytes: int, block_size: int, scale_bytes: int = 0) -> KVGeometry:
+        """The KV cache of this model for numbers of `dtype_bytes` bytes in blocks of `block_size` tokens.
+
+        Args:
+            dtype_bytes: bytes of a number.
+            block_size: tokens in a block.
+            scale_bytes: bytes of the scale of a head's key, and of its value, where the cache is 8 bits wide.
+        """
         layers = tuple(layer.kv_geometry() for layer in self.layers)
-        return KVGeometry(layers=layers, dtype_bytes=dtype_bytes, block_size=block_size)
+        return KVGeometry(layers, dtype_bytes, block_size, scale_bytes)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter the decoder holds, by our name, with its shape; tied embeddings are listed once.

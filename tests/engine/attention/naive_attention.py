@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kvcache.storage import LayerCache
+
 
 class Shape(NamedTuple):
     """Heads and cache of one case."""
@@ -25,6 +27,11 @@ class Case(NamedTuple):
     block_tables: Tensor
     cu_seqlens_q: Tensor
     seq_lens: Tensor
+
+    @property
+    def cache(self) -> LayerCache:
+        """Keys and values as kernels take them."""
+        return LayerCache(self.k_cache, self.v_cache)
 
 
 def make_case(

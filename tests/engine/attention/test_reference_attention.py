@@ -42,8 +42,7 @@ def test_paged_attention_equals_naive(num_kv_heads: int, window: int | None) -> 
     case = make_case(Shape(num_kv_heads=num_kv_heads, v_head_dim=24), *RAGGED, torch.float64, unused=0)
     out = reference.paged_attention(
         case.q,
-        case.k_cache,
-        case.v_cache,
+        case.cache,
         case.block_tables,
         cu_seqlens_q=case.cu_seqlens_q,
         seq_lens=case.seq_lens,

@@ -13,6 +13,7 @@ from engine.kernels import cpu, reference
 from engine.kernels.cpu import kernels as cpu_kernels
 from engine.kernels.select import select_kernels
 from engine.models.spec import Activation, LayerSpec, MLPSpec
+from kvcache.storage import EIGHT_BIT_DTYPES
 
 CPU = torch.device("cpu")
 
@@ -56,8 +57,17 @@ def test_without_a_library_the_reference_serves_and_the_reason_is_told() -> None
         choose_backend(_Spec(), torch.bfloat16, CPU, "cpu")
 
 
+@pytest.mark.parametrize("kv_cache_dtype", EIGHT_BIT_DTYPES, ids=str)
+def test_8_bit_caches_are_left_to_the_reference(kv_cache_dtype: torch.dtype) -> None:
+    backend, objections = choose_backend(_Spec(), torch.bfloat16, CPU, kv_cache_dtype=kv_cache_dtype)
+    assert backend is ReferenceBackend
+    assert objections["cpu"][0] == f"a KV cache of {kv_cache_dtype} under torch.bfloat16 is not in the native kernels"
+    with pytest.raises(ModelLoadError, match="a KV cache of"):
+        choose_backend(_Spec(), torch.bfloat16, CPU, "cpu", kv_cache_dtype)
+
+
 def test_all_objections_are_listed() -> None:
-    reasons = CpuBackend.objections(_Spec(head_dim=512), torch.float16, torch.device("cuda"))
+    reasons = CpuBackend.objections(_Spec(head_dim=512), torch.float16, torch.device("cuda"), torch.float16)
     assert len(reasons) == 3
     assert reasons[0] == "head_dim 512 is over 256"
 

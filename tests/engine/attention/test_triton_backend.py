@@ -33,7 +33,7 @@ def spec_of(layers: tuple[LayerSpec, ...] = LAYERS) -> DecoderSpec:
 def test_it_runs_on_no_cpu_and_says_all_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
     wide = (LayerSpec(4, 2, 64, 512, softmax_scale=1.0, mlp=MLP),)
-    reasons = TritonBackend.objections(spec_of(wide), torch.float64, CPU)
+    reasons = TritonBackend.objections(spec_of(wide), torch.float64, CPU, torch.float64)
     assert len(reasons) == 4
     assert reasons[0] == "head_dim 512 is over 256"
     assert reasons[1] == "device cpu is not a GPU"

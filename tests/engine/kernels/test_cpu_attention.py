@@ -17,9 +17,8 @@ RAGGED = ([1, 40, 1, 5, 1, 13], [150, 40, 64, 71, 3, 130])
 
 
 def attend(kernels: cpu.CpuKernels, case: Case, **options: Any) -> torch.Tensor:
-    q, k_cache, v_cache, block_tables, cu_seqlens_q, seq_lens = case
     return kernels.paged_attention(
-        q, k_cache, v_cache, block_tables, cu_seqlens_q=cu_seqlens_q, seq_lens=seq_lens, **options
+        case.q, case.cache, case.block_tables, cu_seqlens_q=case.cu_seqlens_q, seq_lens=case.seq_lens, **options
     )
 
 
@@ -124,8 +123,8 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
     for changed, name in (
         ({"q": case.q.double()}, "q: expected"),
         ({"q": case.q[:, :5]}, "q: expected a multiple of 2 heads, got 5"),
-        ({"k_cache": case.k_cache[..., :8]}, "k_cache"),
-        ({"v_cache": case.v_cache.transpose(0, 1)}, "v_cache|k_cache"),
+        ({"k_cache": case.k_cache[..., :8]}, r"cache\.k"),
+        ({"v_cache": case.v_cache.transpose(0, 1)}, r"cache\.[kv]"),
         ({"block_tables": case.block_tables.int()}, "block_tables"),
         ({"cu_seqlens_q": case.cu_seqlens_q[:2]}, "cu_seqlens_q"),
         ({"seq_lens": case.seq_lens[:1]}, "seq_lens"),

@@ -7,6 +7,7 @@ import torch
 
 from engine.kernels import cpu, reference
 from engine.models.spec import Activation
+from kvcache.storage import LayerCache
 from tests.engine.kernels.rounding import DTYPES, FLOAT32_EPS, assert_within, output_eps, sum_eps
 
 Native = Callable[[torch.dtype], cpu.CpuKernels]
@@ -97,8 +98,8 @@ def test_store_kv_writes_its_slots_and_no_others(dtype: torch.dtype, native: Nat
     k, v = qkv[:, 32:48].unflatten(1, (2, 8)), qkv[:, 48:].unflatten(1, (2, 6))
     caches = torch.zeros(10, 4, 2, 8, dtype=dtype), torch.zeros(10, 4, 2, 6, dtype=dtype)
     expected = [cache.clone() for cache in caches]
-    reference.store_kv(k, v, *expected, slots)
-    native(dtype).store_kv(k, v, *caches, slots)
+    reference.store_kv(k, v, LayerCache(*expected), slots)
+    native(dtype).store_kv(k, v, LayerCache(*caches), slots)
     for cache, wanted in zip(caches, expected, strict=True):
         assert torch.equal(cache, wanted)
 
@@ -120,6 +121,9 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
         kernels.apply_rope(x.transpose(0, 1), cos, cos)
     cache = torch.zeros(4, 4, 2, 8)
     with pytest.raises(ValueError, match="slot_mapping"):
-        kernels.store_kv(x, x, cache, cache, torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="v_cache"):
-        kernels.store_kv(x, x, cache, cache[..., :7], torch.zeros(3, dtype=torch.int64))
+        kernels.store_kv(x, x, LayerCache(cache, cache), torch.zeros(2, dtype=torch.int64))
+    slots = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"cache\.v"):
+        kernels.store_kv(x, x, LayerCache(cache, cache[..., :7]), slots)
+    with pytest.raises(ValueError, match=r"cache\.k: expected contiguous torch.float32"):
+        kernels.store_kv(x, x, LayerCache(cache.to(torch.int8), cache.to(torch.int8)), slots)

@@ -14,7 +14,7 @@ from engine.attention.reference import ReferenceBackend
 from engine.batch import build_batch
 from engine.kernels import cpu, reference
 from engine.kernels.base import Kernels
-from engine.kernels.cpu.layers import can_run
+from engine.kernels.coverage import can_fuse
 from engine.models.decoder import Decoder
 from engine.models.spec import (
     Activation,
@@ -123,7 +123,7 @@ def test_equals_the_kernels_one_by_one(name: str, dtype: torch.dtype, native: Na
     spec = make_spec(**SPECS[name])
     parameters = make_parameters(spec, dtype)
     together = hidden_states(spec, parameters, native(dtype), CpuBackend)
-    assert can_run(spec)
+    assert can_fuse(spec)
     assert torch.equal(together, hidden_states(spec, parameters, LayerByLayer(dtype), CpuBackend))
 
 
@@ -144,9 +144,9 @@ def test_what_the_native_layers_do_not_know_runs_layer_by_layer() -> None:
 
     new_layer = NewLayerSpec(**msgspec.structs.asdict(LAYER))
     spec = make_spec()
-    assert can_run(spec)
-    assert can_run(msgspec.structs.replace(spec, layers=(new_layer,)))
-    assert not can_run(msgspec.structs.replace(spec, layers=(msgspec.structs.replace(new_layer, new_feature=30.0),)))
+    assert can_fuse(spec)
+    assert can_fuse(msgspec.structs.replace(spec, layers=(new_layer,)))
+    assert not can_fuse(msgspec.structs.replace(spec, layers=(msgspec.structs.replace(new_layer, new_feature=30.0),)))
 
 
 UNKNOWN: dict[str, dict[str, Any]] = {
@@ -163,13 +163,13 @@ UNKNOWN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_feature_that_is_not_in_c_runs_layer_by_layer(name: str) -> None:
-    assert not can_run(make_spec(**UNKNOWN[name]))
+    assert not can_fuse(make_spec(**UNKNOWN[name]))
 
 
 def test_layers_that_differ_in_rope_or_activation_run_layer_by_layer() -> None:
     for change in ({"rope": None}, {"mlp": MLPSpec(56, Activation.RELU, is_gated=True)}):
         layers = (LAYER, msgspec.structs.replace(LAYER, **change))
-        assert not can_run(msgspec.structs.replace(make_spec(), layers=layers))
+        assert not can_fuse(msgspec.structs.replace(make_spec(), layers=layers))
 
 
 def test_what_does_not_fit_is_refused(native: Native) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from engine.kernels import reference
 from engine.models.alibi import alibi_slopes
+from kvcache.storage import LayerCache
 from tests.engine.attention.naive_attention import Case, Shape, make_case
 from tests.engine.kernels import triton_setup
 from tests.engine.kernels.rounding import FLOAT32_EPS, assert_within, sum_eps
@@ -47,18 +48,16 @@ def with_heads(options: dict[str, Any], num_q_heads: int) -> dict[str, Any]:
 
 
 def attend(case: Case, **options: Any) -> torch.Tensor:
-    q, k_cache, v_cache, block_tables, cu_seqlens_q, seq_lens = (x.to(triton_setup.DEVICE) for x in case)
+    case = Case(*(x.to(triton_setup.DEVICE) for x in case))
     options = {k: v.to(triton_setup.DEVICE) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
-    out = kernels.paged_attention(
-        q, k_cache, v_cache, block_tables, cu_seqlens_q=cu_seqlens_q, seq_lens=seq_lens, **options
-    )
-    return out.cpu()
+    others = {"cu_seqlens_q": case.cu_seqlens_q, "seq_lens": case.seq_lens}
+    return kernels.paged_attention(case.q, case.cache, case.block_tables, **others, **options).cpu()
 
 
 def exact_attention(case: Case, **options: Any) -> torch.Tensor:
-    q, k_cache, v_cache = (x.double() for x in case[:3])
+    q, *caches = (x.double() for x in case[:3])
     others = {"cu_seqlens_q": case.cu_seqlens_q, "seq_lens": case.seq_lens}
-    return reference.paged_attention(q, k_cache, v_cache, case.block_tables, **others, **options)
+    return reference.paged_attention(q, LayerCache(*caches), case.block_tables, **others, **options)
 
 
 def check(case: Case, **options: Any) -> None:
@@ -170,10 +169,10 @@ def test_large_scores_do_not_overflow() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     case = make_case(Shape(), [1, 2], [5, 9], torch.float32)
     for changed, name in (
-        ({"q": case.q.double()}, "k_cache"),
+        ({"q": case.q.double()}, "cache.k"),
         ({"q": case.q[:, :5]}, "q: expected a multiple of 2 heads, got 5"),
-        ({"k_cache": case.k_cache[..., :8]}, "k_cache"),
-        ({"v_cache": case.v_cache.transpose(0, 1)}, "k_cache"),
+        ({"k_cache": case.k_cache[..., :8]}, "cache.k"),
+        ({"v_cache": case.v_cache.transpose(0, 1)}, "cache.k"),
         ({"block_tables": case.block_tables.int()}, "block_tables"),
         ({"cu_seqlens_q": case.cu_seqlens_q.int()}, "cu_seqlens_q"),
         ({"seq_lens": case.seq_lens.int()}, "seq_lens"),
@@ -197,5 +196,5 @@ def test_a_pool_may_hold_more_than_two_to_the_31_numbers() -> None:
         expected = attend(case._replace(**same), softmax_scale=0.125)
         assert torch.equal(attend(far._replace(k_cache=cache, v_cache=cache), softmax_scale=0.125), expected)
     rows = torch.ones(2, 2, 64, dtype=torch.bfloat16, device=cache.device)
-    kernels.store_kv(rows, rows, cache, cache, newest.to(cache.device))
+    kernels.store_kv(rows, rows, LayerCache(cache, cache), newest.to(cache.device))
     assert torch.equal(cache[last[[0, 2]].to(cache.device), 3], rows)

@@ -5,6 +5,7 @@ import torch
 
 from engine.kernels import reference
 from engine.models.spec import Activation
+from kvcache.storage import LayerCache
 from tests.engine.kernels import triton_setup
 from tests.engine.kernels.rounding import FLOAT32_EPS, assert_within, sum_eps
 from tests.engine.kernels.triton_setup import DEVICE, output_eps
@@ -110,8 +111,8 @@ def test_store_kv_writes_its_slots_and_no_others(are_views: bool, dtype: torch.d
         k, v = k.transpose(0, 1).contiguous().transpose(0, 1), v.contiguous()
     caches = [torch.full((10, 4, 2, width), torch.nan, dtype=dtype, device=DEVICE) for width in (8, 6)]
     expected = [cache.clone() for cache in caches]
-    reference.store_kv(k, v, *expected, slots)
-    kernels.store_kv(k, v, *caches, slots)
+    reference.store_kv(k, v, LayerCache(*expected), slots)
+    kernels.store_kv(k, v, LayerCache(*caches), slots)
     for cache, wanted in zip(caches, expected, strict=True):
         torch.testing.assert_close(cache, wanted, rtol=0, atol=0, equal_nan=True)
 
@@ -122,6 +123,6 @@ def test_what_does_not_fit_is_refused() -> None:
         kernels.apply_rope(x, cos, cos)
     cache = torch.zeros(4, 4, 2, 8)
     with pytest.raises(ValueError, match="slot_mapping"):
-        kernels.store_kv(x, x, cache, cache, torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="v_cache"):
-        kernels.store_kv(x, x, cache, cache[..., :7], torch.zeros(3, dtype=torch.int64))
+        kernels.store_kv(x, x, LayerCache(cache, cache), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"cache\.v"):
+        kernels.store_kv(x, x, LayerCache(cache, cache[..., :7]), torch.zeros(3, dtype=torch.int64))

@@ -137,11 +137,11 @@ def _examples() -> list[Launch]:
         kernels.activate(x, Activation.GELU)
         for is_interleaved in (False, True):
             kernels.apply_rope(heads, angles, angles, is_interleaved=is_interleaved)
-        kernels.store_kv(heads[:, :8], heads[:, 8:16], case.k_cache, case.v_cache, torch.arange(8))
+        kernels.store_kv(heads[:, :8], heads[:, 8:16], case.cache, torch.arange(8))
         kernels.grouped_linear(x, torch.zeros(2, 64, 4096, dtype=x.dtype), None, torch.tensor([3, 5]))
         others = {"cu_seqlens_q": case.cu_seqlens_q, "seq_lens": case.seq_lens, "softmax_scale": 0.1}
         for options in ({}, features):
-            kernels.paged_attention(*case[:4], **others, **options)
+            kernels.paged_attention(case.q, case.cache, case.block_tables, **others, **options)
 
     return record(run)
 

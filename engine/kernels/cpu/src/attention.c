@@ -351,7 +351,9 @@ EXPORT int hc_paged_attention(int dtype, const void *q, const void *k_cache, con
     if (!plan.runs) return -1;
     int64_t num_runs = list_runs(&a, plan.runs);
     int64_t num_splits = num_runs ? plan.runs[num_runs - 1].partial + plan.runs[num_runs - 1].num_splits : 0;
-    if (num_runs >= 4 * num_threads || num_splits == num_runs) {
+    /* Splits of their own where they are few: a short chunk of a long context is a task or two of many times the others'
+     * length, and threads would wait for it. A long chunk has tasks enough, and its partial results would take memory. */
+    if (num_splits >= 64 * num_threads || num_splits == num_runs) {
         run_tasks(run_whole, &plan, num_runs, num_threads);
     } else {
         plan.partials = malloc(sizeof(float) * (size_t)(num_splits * plan.partial_size));

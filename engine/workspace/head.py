@@ -1,0 +1,27 @@
+"""Memory of the end of a step: logits, log-probabilities, the draw."""
+
+from engine.models.spec import DecoderSpec
+from engine.request import MAX_LOGPROB_ROWS
+from engine.workspace.attention import INDEX_BYTES
+from engine.workspace.method import Method
+from engine.workspace.step_size import StepSize
+
+
+def sampling_bytes(spec: DecoderSpec, size: StepSize, method: Method) -> int:
+    """All requests sampled with top_p and log-probabilities: engine.sampler._draw, engine.kernels.sampling."""
+    num_logits = (len(size.chunks) + size.num_decodes) * spec.vocab_size
+    logits = num_logits * method.wide_bytes
+    # Kept: logits, an untouched copy, those of the drawn rows, scaled. Then sorted ones and their order, before the
+    # draw; or what is left of them, their order and the running sum in float64, in which the draw is looked up.
+    sorting = 8 * logits + num_logits * (INDEX_BYTES + 1)
+    drawing = 5 * logits + num_logits * (INDEX_BYTES + 16)
+    return max(sorting, drawing)
+
+
+def prompt_logprobs_bytes(spec: DecoderSpec, size: StepSize, method: Method) -> int:
+    """Logits of so many prompt tokens, a copy, their log-probabilities: engine.sampler.compute_logprobs."""
+    num_rows = min(MAX_LOGPROB_ROWS, max(size.chunks))
+    num_logits = num_rows * spec.vocab_size
+    made = method.dtype_bytes + method.wide_bytes if method.dtype_bytes < method.wide_bytes else method.dtype_bytes
+    capped = (3 if spec.head.softcap is not None else 1) * method.wide_bytes
+    return num_logits * max(made, capped, 3 * method.wide_bytes)

@@ -1,0 +1,105 @@
+"""Memory of one layer: what is alive at the same time while it runs."""
+
+from engine.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, NormKind
+from engine.workspace.attention import INDEX_BYTES, attention_bytes
+from engine.workspace.method import Method
+from engine.workspace.step_size import StepSize
+
+WIDENED_ROWS = 512
+"""src/linear.c: CHUNK."""
+
+
+def fused_bytes(spec: DecoderSpec, widths: tuple[int, ...], size: StepSize, method: Method) -> int:
+    """All layers in one native call: its scratch, and what the widest kernel takes besides.
+
+    Args:
+        spec: of the model.
+        widths: columns of the scratch tensors.
+        size: of the step.
+        method: on what it runs.
+    """
+    scratch = size.num_rows * sum(widths) * method.dtype_bytes
+    attend = max(
+        attention_bytes(layer, size, method) - size.num_rows * layer.o_width * method.dtype_bytes
+        for layer in spec.layers
+    )
+    widened = widened_bytes(size.num_rows, max(spec.hidden_size, widths[2], widths[4]), method)
+    return scratch + max(attend, widened)
+
+
+def widened_bytes(num_rows: int, depth: int, method: Method) -> int:
+    """What a matrix product keeps of its input in float32."""
+    if not method.is_native or method.dtype_bytes == 4:
+        return 0
+    return 4 * min(num_rows, WIDENED_ROWS) * depth
+
+
+def layer_bytes(spec: DecoderSpec, layer: LayerSpec, size: StepSize, method: Method) -> int:
+    """One layer on kernels that are called one by one, its input aside."""
+    x = size.num_rows * spec.hidden_size * method.dtype_bytes
+    norm = norm_bytes(spec.norm.kind, size.num_rows * spec.hidden_size, method)
+    sums = x if method.is_native else 2 * x
+    attend = _attention_half(spec, layer, size, method)
+    if isinstance(layer.mlp, MoESpec):
+        mlp = _moe_bytes(layer.mlp, spec.hidden_size, size.num_rows, method)
+    else:
+        mlp = _mlp_bytes(layer.mlp, spec.hidden_size, size.num_rows, method, sums)
+    # The MLP has the sum after the attention beside the layer's input, and its norm beside both.
+    return max(norm, x + attend, x + norm, 2 * x + mlp)
+
+
+def norm_bytes(kind: NormKind, num_numbers: int, method: Method) -> int:
+    """Most memory of a norm, its output included."""
+    if method.is_native and kind is NormKind.RMS:
+        return num_numbers * method.dtype_bytes
+    if kind is NormKind.LAYER:
+        return num_numbers * method.dtype_bytes
+    return num_numbers * (method.wide_bytes * 2)
+
+
+def _attention_half(spec: DecoderSpec, layer: LayerSpec, size: StepSize, method: Method) -> int:
+    """From the normed input to the sum."""
+    num_rows, dtype_bytes = size.num_rows, method.dtype_bytes
+    x = num_rows * spec.hidden_size * dtype_bytes
+    qkv = num_rows * (layer.q_width + layer.k_width + layer.v_width) * dtype_bytes
+    turning = 0
+    if layer.rope and (not method.is_native or layer.rope.is_interleaved):
+        half = num_rows * (layer.num_q_heads + layer.num_kv_heads) * layer.rope.rotary_dim // 2 * method.wide_bytes
+        turning = 4 * half + (2 * half if dtype_bytes < 4 else 0)
+    normed = num_rows * (layer.q_width + layer.k_width) * dtype_bytes if layer.qk_norm else 0
+    out = num_rows * layer.o_width * dtype_bytes
+    sums = x if method.is_native else 2 * x
+    held = qkv + normed
+    if layer.qkv_clip is not None:
+        held = max(held, 2 * qkv)
+    return max(
+        qkv + widened_bytes(num_rows, spec.hidden_size, method),
+        held + turning,
+        held + attention_bytes(layer, size, method),
+        held + out + sums + widened_bytes(num_rows, layer.o_width, method),
+    )
+
+
+def _mlp_bytes(mlp: MLPSpec, hidden_size: int, num_rows: int, method: Method, sums: int) -> int:
+    up = num_rows * mlp.up_width * method.dtype_bytes
+    activated = num_rows * mlp.intermediate_size * method.dtype_bytes
+    return max(
+        up + widened_bytes(num_rows, hidden_size, method),
+        up + activated,
+        activated + sums + widened_bytes(num_rows, mlp.intermediate_size, method),
+    )
+
+
+def _moe_bytes(moe: MoESpec, hidden_size: int, num_rows: int, method: Method) -> int:
+    """Rows are there once for each expert they go to, and up, activated and out until the sum is made."""
+    num_sent = num_rows * moe.num_experts_per_token
+    routing = num_sent * (2 * method.dtype_bytes + 3 * INDEX_BYTES)
+    up = num_sent * moe.expert.up_width * method.dtype_bytes
+    activated = num_sent * moe.expert.intermediate_size * method.dtype_bytes
+    out = num_sent * hidden_size * method.dtype_bytes
+    parts = 2 if method.is_native else 1  # native: a product an expert, then all of them in one tensor
+    return routing + max(
+        out + parts * up,
+        up + activated + parts * out,
+        up + activated + 3 * out + num_rows * hidden_size * method.dtype_bytes,
+    )

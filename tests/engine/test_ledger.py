@@ -1,0 +1,55 @@
+"""The ledger of a loaded engine: it adds up to the byte, and its phases to the wall time."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from configs.cache import CacheSettings
+from engine import memory
+from engine.core import EngineCore
+from engine.errors import KVCapacityError
+
+
+def test_the_entries_sum_to_the_device(tiny_llama: Path, load: Callable[..., EngineCore]) -> None:
+    ledger = load(tiny_llama).info.ledger
+    named = ledger.weights_bytes + ledger.kv_cache_bytes + ledger.workspace_bytes + ledger.framework_bytes
+    assert named + ledger.other_bytes + ledger.free_bytes + ledger.unaccounted_bytes == ledger.total_bytes
+    assert ledger.total_bytes == psutil.virtual_memory().total
+    assert ledger.workspace_bytes > 0
+
+
+def test_the_phases_sum_to_the_time_since_the_process_began(tiny_llama: Path, load: Callable[..., EngineCore]) -> None:
+    phases = load(tiny_llama).info.startup_s
+    assert list(phases) == ["imports", "weights", "kernels", "rehearsal", "kv_cache"]
+    assert sum(phases.values()) == pytest.approx(time.time() - psutil.Process().create_time(), abs=0.5)
+
+
+def test_the_peak_is_what_was_alive_and_not_what_was_made() -> None:
+    with memory.peak_of(torch.device("cpu")) as peak:
+        for _ in range(10):
+            torch.ones(5_000_000)
+    assert peak.num_bytes == pytest.approx(20_000_000, rel=0.1)
+
+
+def test_on_a_gpu_the_workspace_comes_out_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_and_total_bytes", lambda _: (1000, 2000))
+    assert memory.kv_budget(CacheSettings(), torch.device("cuda")) == (900, True)
+    assert memory.kv_budget(CacheSettings(), torch.device("cpu")) == (250, False)
+    assert memory.kv_budget(CacheSettings(kv_cache_memory_bytes=77), torch.device("cuda")) == (77, False)
+
+
+def test_a_step_that_does_not_fit_is_refused_with_the_remedy(
+    tiny_llama: Path, load: Callable[..., EngineCore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine import rehearsal
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(rehearsal.Runner, "execute", fail)
+    with pytest.raises(KVCapacityError, match="lower --max-num-batched-tokens or --max-num-seqs"):
+        load(tiny_llama)
