@@ -25,8 +25,9 @@ class ModelSettings(Settings):
     max_model_len: int | None = Field(default=None, ge=1)
     """Longest context (prompt and output) in tokens. Unset: what the model's config states."""
 
-    attention_backend: Literal["auto", "cpu", "triton", "reference"] = "auto"
-    """Attention implementation. auto: the first one in the registry that has no objection to this model and device."""
+    attention_backend: Literal["auto", "cpu", "varlen", "triton", "reference"] = "auto"
+    """Attention implementation. auto: for prefill and for decode the first one that has no objection to this model and
+    device (varlen is PyTorch's own FlashAttention)."""
 
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads for tensor operations. Unset: PyTorch's own choice, one a core."""

@@ -1,5 +1,6 @@
 """A checkpoint folder becomes a running engine core."""
 
+import logging
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from engine.workspace import StepSize
 from kvcache.geometry import KVGeometry
 from kvcache.manager import KVCacheManager
 from kvcache.storage import KVStorage
+
+_log = logging.getLogger(__name__)
 
 FLOAT8_DTYPES = {"fp8_e4m3": torch.float8_e4m3fn}
 """Formats whose names PyTorch writes in another way."""
@@ -163,8 +166,15 @@ def _choose_stage(
     """Kernels, and the first attention backend that has no objection, and the others' objections."""
     wanted = settings.model_settings.attention_backend
     backend, objections = choose_backend(
-        checkpoint.spec, placement.dtype, placement.device, wanted, placement.kv_cache_dtype
+        checkpoint.spec,
+        placement.dtype,
+        placement.device,
+        wanted,
+        placement.kv_cache_dtype,
+        block_size=settings.cache.block_size,
     )
+    passed_over = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in objections.items())
+    _log.info("attention: %s%s", backend.name, f". Passed over: {passed_over}" if passed_over else "")
     stage = Stage(
         spec=checkpoint.spec,
         parameters=parameters,

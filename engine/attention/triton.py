@@ -31,14 +31,12 @@ class TritonBackend:
 
     @staticmethod
     def objections(
-        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype
+        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype, block_size: int
     ) -> list[str]:
         """See AttentionBackend.objections. Any block_size will do."""
         widest = max(max(layer.k_head_dim, layer.v_head_dim) for layer in spec.layers)
         reasons = [f"head_dim {widest} is over {MAX_HEAD_DIM}"] if widest > MAX_HEAD_DIM else []
-        if kv_cache_dtype is not dtype:
-            reasons.append(f"a KV cache of {kv_cache_dtype} under {dtype} is not in the Triton kernels")
-        return reasons + triton.objections(device, dtype)
+        return reasons + triton.objections(device, dtype) + triton.kv_objections(device, dtype, kv_cache_dtype)
 
     def plan(self, batch: BatchTensors) -> None:
         """Tell the sequences that decode from the others, from counts on the host."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.kernels.base import Kernels
+from engine.kernels.base import Kernels, SamplingKernels
 from engine.kernels.triton.plan import AttentionPlan, PagedInputs, ScoreOptions
 
 Attend = Callable[[PagedInputs, ScoreOptions, AttentionPlan], Tensor]
@@ -21,6 +21,9 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 MIN_CAPABILITY = (8, 0)
 """Ampere: the first with bfloat16 products and asynchronous copies."""
+
+E4M3_CAPABILITY = (8, 9)
+"""Ada: the first that converts 8-bit floating-point numbers."""
 
 
 def objections(device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -39,6 +42,19 @@ def objections(device: torch.device, dtype: torch.dtype) -> list[str]:
     return reasons
 
 
+def kv_objections(device: torch.device, dtype: torch.dtype, kv_cache_dtype: torch.dtype) -> list[str]:
+    """All reasons why the Triton kernels cannot read such a cache there, those of `objections` aside."""
+    if kv_cache_dtype is dtype or kv_cache_dtype is torch.int8:
+        return []
+    if kv_cache_dtype is not torch.float8_e4m3fn:
+        return [f"a KV cache of {kv_cache_dtype} under {dtype} is not in the Triton kernels"]
+    if device.type == "cuda" and torch.cuda.is_available() and torch.version.hip is None:
+        capability = torch.cuda.get_device_capability(device)
+        if capability < E4M3_CAPABILITY:
+            return [f"compute capability {capability} is below {E4M3_CAPABILITY}: no e4m3; a KV cache of int8 would do"]
+    return []
+
+
 def load_kernels() -> Kernels:
     """The kernels. The first call imports Triton.
 
@@ -48,6 +64,17 @@ def load_kernels() -> Kernels:
     from engine.kernels.triton import kernels  # noqa: PLC0415  Triton is slow to import and not everywhere
 
     return kernels
+
+
+def load_sampling() -> SamplingKernels:
+    """engine.kernels.triton.sampling. The first call imports Triton.
+
+    Raises:
+        ImportError: Triton is not installed.
+    """
+    from engine.kernels.triton import sampling  # noqa: PLC0415  as above
+
+    return sampling
 
 
 def load_attend() -> Attend:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.kernels.triton.checks import check_inputs
 from engine.kernels.triton.jit.decode import combine_kernel, decode_kernel
 from engine.kernels.triton.jit.prefill import prefill_kernel
 from engine.kernels.triton.plan import AttentionPlan, PagedInputs, ScoreOptions
@@ -150,26 +151,3 @@ def num_processors(device: torch.device) -> int:
         return INTERPRETED_PROCESSORS
     count: int = torch.cuda.get_device_properties(device).multi_processor_count
     return count
-
-
-def check_inputs(inputs: PagedInputs) -> None:
-    """Refuse what the kernels would read out of bounds or wrongly.
-
-    Raises:
-        ValueError: a shape, dtype or stride does not fit.
-    """
-    q, (num_blocks, block_size, num_kv_heads, v_head_dim) = inputs.q, inputs.cache.v.shape
-    num_seqs, max_blocks = inputs.block_tables.shape
-    if q.shape[1] % num_kv_heads:
-        raise ValueError(f"q: expected a multiple of {num_kv_heads} heads, got {q.shape[1]}")
-    for name, numbers, width in (("k", inputs.cache.k, q.shape[2]), ("v", inputs.cache.v, v_head_dim)):
-        _check(f"cache.{name}", numbers, (num_blocks, block_size, num_kv_heads, width), q.dtype)
-    _check("block_tables", inputs.block_tables, (num_seqs, max_blocks), torch.int64)
-    _check("cu_seqlens_q", inputs.cu_seqlens_q, (num_seqs + 1,), torch.int64)
-    _check("seq_lens", inputs.seq_lens, (num_seqs,), torch.int64)
-
-
-def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    if tensor.shape != shape or tensor.dtype is not dtype or not tensor.is_contiguous():
-        given = f"{tensor.dtype} {list(tensor.shape)} with strides {list(tensor.stride())}"
-        raise ValueError(f"{name}: expected contiguous {dtype} {list(shape)}, got {given}")

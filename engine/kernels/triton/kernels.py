@@ -8,9 +8,9 @@ from engine.kernels.triton.elementwise import (
     apply_rope,
     layer_norm,
     rms_norm,
-    store_kv,
 )
 from engine.kernels.triton.grouped import grouped_linear
+from engine.kernels.triton.store import store_kv
 
 name = "triton"
 

@@ -18,9 +18,9 @@ class PagedInputs(NamedTuple):
     seq_lens: Tensor
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Tensor | None, ...]:
         """All of them, in the kernels' order."""
-        return (self.q, self.cache.k, self.cache.v, self.block_tables, self.cu_seqlens_q, self.seq_lens)
+        return (self.q, *self.cache, self.block_tables, self.cu_seqlens_q, self.seq_lens)
 
 
 class ScoreOptions(NamedTuple):

@@ -16,6 +16,12 @@ PROGRAMS_PER_PROCESSOR = 8
 """The decode kernel splits keys until there are so many programs: several waves of the two or three that fit at once."""
 
 
+TILE_NUMBERS = 2048
+"""Numbers that a program of an elementwise kernel takes at once: enough for 4 warps to load 16 bytes a thread."""
+
+MAX_WARPS = 16
+
+
 class Tile(NamedTuple):
     """One choice.
 
@@ -52,9 +58,24 @@ DECODE_TILES = {
 queries of a choice fit into the 99 KiB of shared memory that the smallest GPU since Ampere gives a program."""
 
 
+def power_of_two(width: int) -> int:
+    """The least one that is not below."""
+    return 1 << max(0, width - 1).bit_length()
+
+
+def num_tiles(length: int, block: int) -> int:
+    """Tiles of `block` that cover a length."""
+    return -(-length // block)
+
+
+def num_warps(numbers: int) -> int:
+    """Warps for a tile of so many numbers: at most 16 a thread, where there are not too many of them."""
+    return max(1, min(MAX_WARPS, numbers // (32 * 16)))
+
+
 def padded(width: int) -> int:
     """The power of two that a tile's side of this width takes, at least what a product on tensor cores needs."""
-    return max(MIN_DOT, 1 << (width - 1).bit_length())
+    return max(MIN_DOT, power_of_two(width))
 
 
 def prefill_tile(head_dim: int, itemsize: int) -> Tile:

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from engine.kernels import reference
+from engine.kernels.quantization import LARGEST
 from engine.models.alibi import alibi_slopes
 from kvcache.storage import LayerCache
+from tests.engine.attention.eight_bit import dequantized, quantized
 from tests.engine.attention.naive_attention import Case, Shape, make_case
 from tests.engine.kernels import triton_setup
 from tests.engine.kernels.rounding import FLOAT32_EPS, assert_within, sum_eps
@@ -47,11 +49,13 @@ def with_heads(options: dict[str, Any], num_q_heads: int) -> dict[str, Any]:
     return {name: given.get(name, value) for name, value in options.items()}
 
 
-def attend(case: Case, **options: Any) -> torch.Tensor:
+def attend(case: Case, cache: LayerCache | None = None, **options: Any) -> torch.Tensor:
+    """Triton's answer; over another cache than the case's own, where one is given."""
     case = Case(*(x.to(triton_setup.DEVICE) for x in case))
+    cache = LayerCache(*(x if x is None else x.to(triton_setup.DEVICE) for x in cache or case.cache))
     options = {k: v.to(triton_setup.DEVICE) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
     others = {"cu_seqlens_q": case.cu_seqlens_q, "seq_lens": case.seq_lens}
-    return kernels.paged_attention(case.q, case.cache, case.block_tables, **others, **options).cpu()
+    return kernels.paged_attention(case.q, cache, case.block_tables, **others, **options).cpu()
 
 
 def exact_attention(case: Case, **options: Any) -> torch.Tensor:
@@ -60,7 +64,7 @@ def exact_attention(case: Case, **options: Any) -> torch.Tensor:
     return reference.paged_attention(q, LayerCache(*caches), case.block_tables, **others, **options)
 
 
-def check(case: Case, **options: Any) -> None:
+def check(case: Case, cache: LayerCache | None = None, **options: Any) -> None:
     """Scores are off by their sums' error, and weights rounded to the values' dtype; then comes the sum over the values."""
     dtype, magnitude = case.q.dtype, case._replace(v_cache=case.v_cache.abs())
     options = {"softmax_scale": case.q.shape[-1] ** -0.5, **options}
@@ -73,7 +77,7 @@ def check(case: Case, **options: Any) -> None:
     rounded = output_eps(dtype) if dtype is not torch.float32 else 0.0
     bound = (2 * score_error + sum_eps(int(case.seq_lens.max())) + 1.01 * rounded) * largest
     bound = bound + output_eps(dtype) * exact.abs() * 1.01 + torch.finfo(torch.float16).smallest_normal * rounded
-    assert_within(attend(case, **options), exact, bound)
+    assert_within(attend(case, cache, **options), exact, bound)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -81,6 +85,18 @@ def check(case: Case, **options: Any) -> None:
 def test_features(feature: str, dtype: torch.dtype) -> None:
     case = make_case(Shape(6, 2, 64, 64, block_size=16), *RAGGED, dtype)
     check(case, **with_heads(FEATURES[feature], 6))
+
+
+@pytest.mark.parametrize("kv_cache_dtype", LARGEST, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("feature", FEATURES)
+def test_8_bit_caches(feature: str, dtype: torch.dtype, kv_cache_dtype: torch.dtype) -> None:
+    """Against the exact attention over what the cache holds; values of the second half are a thousand times smaller."""
+    case = make_case(Shape(6, 2, 64, 48, block_size=16), *RAGGED, dtype, unused=0)
+    case.v_cache[:, 8:] /= 1000
+    cache = quantized(case, kv_cache_dtype)
+    held = dequantized(cache, torch.float64)
+    check(case._replace(k_cache=held.k, v_cache=held.v), cache, **with_heads(FEATURES[feature], 6))
 
 
 @pytest.mark.parametrize("feature", ["plain", "all"])

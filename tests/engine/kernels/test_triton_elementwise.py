@@ -5,7 +5,6 @@ import torch
 
 from engine.kernels import reference
 from engine.models.spec import Activation
-from kvcache.storage import LayerCache
 from tests.engine.kernels import triton_setup
 from tests.engine.kernels.rounding import FLOAT32_EPS, assert_within, sum_eps
 from tests.engine.kernels.triton_setup import DEVICE, output_eps
@@ -100,29 +99,7 @@ def test_rope_turns_a_view_in_place(
     assert torch.equal(rows[:, num_heads * head_dim :], before[:, num_heads * head_dim :])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("are_views", [True, False])
-def test_store_kv_writes_its_slots_and_no_others(are_views: bool, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    slots = torch.randperm(40)[:19].to(DEVICE)
-    qkv = torch.randn(19, 4 * 8 + 2 * 8 + 2 * 6).to(dtype).to(DEVICE)
-    k, v = qkv[:, 32:48].unflatten(1, (2, 8)), qkv[:, 48:].unflatten(1, (2, 6))
-    if not are_views:
-        k, v = k.transpose(0, 1).contiguous().transpose(0, 1), v.contiguous()
-    caches = [torch.full((10, 4, 2, width), torch.nan, dtype=dtype, device=DEVICE) for width in (8, 6)]
-    expected = [cache.clone() for cache in caches]
-    reference.store_kv(k, v, LayerCache(*expected), slots)
-    kernels.store_kv(k, v, LayerCache(*caches), slots)
-    for cache, wanted in zip(caches, expected, strict=True):
-        torch.testing.assert_close(cache, wanted, rtol=0, atol=0, equal_nan=True)
-
-
 def test_what_does_not_fit_is_refused() -> None:
     x, cos = torch.zeros(3, 2, 8), torch.zeros(3, 5)
     with pytest.raises(ValueError, match="x: expected dense heads of at least 10"):
         kernels.apply_rope(x, cos, cos)
-    cache = torch.zeros(4, 4, 2, 8)
-    with pytest.raises(ValueError, match="slot_mapping"):
-        kernels.store_kv(x, x, LayerCache(cache, cache), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"cache\.v"):
-        kernels.store_kv(x, x, LayerCache(cache, cache[..., :7]), torch.zeros(3, dtype=torch.int64))

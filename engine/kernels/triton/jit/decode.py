@@ -17,6 +17,8 @@ def decode_kernel(
     q_ptr,  # [num_tokens, num_q_heads, K_DIM], heads side by side
     k_ptr,  # [num_blocks, BLOCK_SIZE, num_kv_heads, K_DIM]
     v_ptr,  # [num_blocks, BLOCK_SIZE, num_kv_heads, V_DIM]
+    k_scale_ptr,  # [num_blocks, BLOCK_SIZE, num_kv_heads] float16 | None: k holds the keys themselves
+    v_scale_ptr,  # as k_scale_ptr, for the values
     tables_ptr,  # [num_seqs, max_blocks] int64
     cu_seqlens_q_ptr,  # [num_seqs + 1] int64
     seq_lens_ptr,  # [num_seqs] int64
@@ -56,10 +58,15 @@ def decode_kernel(
     # With several splits the sinks are the last kernel's business.
     acc, peak, total = first_fold(sinks_ptr if lse_ptr is None else None, heads, is_row, BLOCK_M, V_PAD)
     slopes = load_heads(slopes_ptr, heads, is_row) if slopes_ptr is not None else None
+    k_scale_ptr = k_scale_ptr + kv_head if k_scale_ptr is not None else None
+    v_scale_ptr = v_scale_ptr + kv_head if v_scale_ptr is not None else None
     acc, peak, total = scan_keys(
         *(q, acc, peak, total, start, full_start, full_stop, stop),
         *(k_ptr + kv_head * K_DIM, v_ptr + kv_head * V_DIM, tables_ptr + seq * stride_tables_seq),
         *(tl.zeros([BLOCK_M], tl.int32) + seq_len - 1, softmax_scale, stride_k_slot, stride_v_slot),
+        k_scale_ptr,
+        v_scale_ptr,
+        num_kv_heads,
         slopes,
         softcap,
         window,

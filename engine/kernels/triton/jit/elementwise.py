@@ -1,4 +1,4 @@
-"""What reads a row, computes, and writes a row: norms, activations, rope, the cache write."""
+"""What reads a row, computes, and writes a row: norms, activations, rope."""
 
 import triton
 import triton.language as tl
@@ -117,27 +117,3 @@ def rope_kernel(
     second = tl.load(second_ptr, mask=mask, other=0.0).to(tl.float32)
     tl.store(first_ptr, (first * cos - second * sin).to(x_ptr.dtype.element_ty), mask=mask)
     tl.store(second_ptr, (second * cos + first * sin).to(x_ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def store_kernel(
-    k_ptr,  # [num_tokens, num_kv_heads, K_DIM], heads side by side
-    v_ptr,  # [num_tokens, num_kv_heads, V_DIM], heads side by side
-    k_cache_ptr,  # [num_slots, K_WIDTH], changed in place
-    v_cache_ptr,  # [num_slots, V_WIDTH], changed in place
-    slot_mapping_ptr,  # [num_tokens] int64
-    stride_k_token,
-    stride_v_token,
-    K_WIDTH: tl.constexpr,
-    V_WIDTH: tl.constexpr,
-    K_PAD: tl.constexpr,
-    V_PAD: tl.constexpr,
-):
-    """A token's keys and values into its slot. Grid: [num_tokens]."""
-    token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slot_mapping_ptr + token).to(tl.int64)
-    k_dims, v_dims = tl.arange(0, K_PAD), tl.arange(0, V_PAD)
-    k = tl.load(k_ptr + token * stride_k_token + k_dims, mask=k_dims < K_WIDTH, other=0.0)
-    v = tl.load(v_ptr + token * stride_v_token + v_dims, mask=v_dims < V_WIDTH, other=0.0)
-    tl.store(k_cache_ptr + slot * K_WIDTH + k_dims, k, mask=k_dims < K_WIDTH)
-    tl.store(v_cache_ptr + slot * V_WIDTH + v_dims, v, mask=v_dims < V_WIDTH)

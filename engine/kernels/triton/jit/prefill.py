@@ -12,6 +12,8 @@ def prefill_kernel(
     q_ptr,  # [num_tokens, num_q_heads, K_DIM], heads side by side
     k_ptr,  # [num_blocks, BLOCK_SIZE, num_kv_heads, K_DIM]
     v_ptr,  # [num_blocks, BLOCK_SIZE, num_kv_heads, V_DIM]
+    k_scale_ptr,  # [num_blocks, BLOCK_SIZE, num_kv_heads] float16 | None: k holds the keys themselves
+    v_scale_ptr,  # as k_scale_ptr, for the values
     tables_ptr,  # [num_seqs, max_blocks] int64
     cu_seqlens_q_ptr,  # [num_seqs + 1] int64
     seq_lens_ptr,  # [num_seqs] int64
@@ -55,10 +57,15 @@ def prefill_kernel(
         window,
         BLOCK_N,
     )
+    k_scale_ptr = k_scale_ptr + kv_head if k_scale_ptr is not None else None
+    v_scale_ptr = v_scale_ptr + kv_head if v_scale_ptr is not None else None
     acc, peak, total = scan_keys(
         *(q, acc, peak, total, start, full_start, full_stop, stop),
         *(k_ptr + kv_head * K_DIM, v_ptr + kv_head * V_DIM, tables_ptr + seq * stride_tables_seq),
         *(context_len + tokens, softmax_scale, stride_k_slot, stride_v_slot),
+        k_scale_ptr,
+        v_scale_ptr,
+        tl.num_programs(1),
         slopes,
         softcap,
         window,

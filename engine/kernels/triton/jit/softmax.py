@@ -4,6 +4,8 @@ A row is a token and a query head of one KV group, so that a key or value is loa
 one tile at a time and never in memory (Dao et al. 2022, FlashAttention, Algorithm 1); the loop goes over the keys and
 leaves the division to the end (Dao 2023, FlashAttention-2, Algorithm 1). Exponents are of base 2, for which there is an
 instruction. What a model does not have (window, softcap, ALiBi) is None, and left out when the kernel is compiled.
+
+Numbers of 8 bits are multiplied as they are; a key's scale then multiplies its scores, and a value's scale its weights.
 """
 
 import triton
@@ -29,6 +31,9 @@ def scan_keys(
     softmax_scale,  # float32
     stride_k_slot,
     stride_v_slot,
+    k_scale_ptr,  # [num_slots, stride_scale_slot] float16, from one KV head on | None
+    v_scale_ptr,  # as k_scale_ptr
+    stride_scale_slot,
     slopes,  # [BLOCK_M] float32 | None
     softcap,  # float32 | None
     window,  # int32 | None
@@ -55,14 +60,16 @@ def scan_keys(
                 is_key = (keys >= start) & (keys < stop)
                 slots = find_slots(table_ptr, tile_start, keys, is_key, BLOCK_SIZE, BLOCK_N)
                 # [BLOCK_N, K_PAD]
-                k = load_rows(k_ptr, slots * stride_k_slot, is_key, K_DIM, K_PAD, run != 1)
+                k = widen(load_rows(k_ptr, slots * stride_k_slot, is_key, K_DIM, K_PAD, run != 1), q.dtype)
+                k_scales = load_scales(k_scale_ptr, slots * stride_scale_slot, is_key)
                 # [BLOCK_M, BLOCK_N]
-                scores = score(q, k, keys, positions, slopes, softmax_scale, softcap)
+                scores = score(q, k, k_scales, keys, positions, slopes, softmax_scale, softcap)
                 if run != 1:
                     scores = hide(scores, keys, is_key, positions, window)
                 # [BLOCK_N, V_PAD]
-                v = load_rows(v_ptr, slots * stride_v_slot, is_key, V_DIM, V_PAD, run != 1)
-                acc, peak, total = fold(acc, peak, total, scores, v)
+                v = widen(load_rows(v_ptr, slots * stride_v_slot, is_key, V_DIM, V_PAD, run != 1), q.dtype)
+                v_scales = load_scales(v_scale_ptr, slots * stride_scale_slot, is_key)
+                acc, peak, total = fold(acc, peak, total, scores, v, v_scales)
     return acc, peak, total
 
 
@@ -99,9 +106,26 @@ def load_rows(
 
 
 @triton.jit
+def widen(tile, dtype: tl.constexpr):
+    """Numbers of 8 bits in the queries' dtype, which holds each of them exactly."""
+    return tile if tile.dtype == dtype else tile.to(tl.float32).to(dtype)
+
+
+@triton.jit
+def load_scales(
+    scale_ptr,  # from one KV head on | None
+    offsets,  # [BLOCK_N] int64
+    is_key,  # [BLOCK_N] bool
+):
+    """[BLOCK_N] float32, or None."""
+    return tl.load(scale_ptr + offsets, mask=is_key, other=0.0).to(tl.float32) if scale_ptr is not None else None
+
+
+@triton.jit
 def score(
     q,  # [BLOCK_M, K_PAD]
     k,  # [BLOCK_N, K_PAD]
+    k_scales,  # [BLOCK_N] float32 | None
     keys,  # [BLOCK_N] int32
     positions,  # [BLOCK_M] int32
     slopes,  # [BLOCK_M] float32 | None
@@ -111,6 +135,8 @@ def score(
     """[BLOCK_M, BLOCK_N] float32, base 2: scaled, then capped, then biased, as in reference.grouped_attention."""
     # float32 numbers are multiplied as they are, not rounded to TF32.
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    if k_scales is not None:
+        scores = scores * k_scales[None, :]
     if softcap is None:
         scores = scores * (softmax_scale * LOG2_E)
     else:
@@ -144,6 +170,7 @@ def fold(
     total,  # [BLOCK_M] float32
     scores,  # [BLOCK_M, BLOCK_N] float32
     v,  # [BLOCK_N, V_PAD]
+    v_scales,  # [BLOCK_N] float32 | None
 ):
     """Take in one more tile of keys (FlashAttention-2, Algorithm 1, lines 9 and 10)."""
     new_peak = tl.maximum(peak, tl.max(scores, 1))
@@ -153,7 +180,13 @@ def fold(
     weights = tl.exp2(scores - shift[:, None])
     decay = tl.exp2(peak - shift)
     total = total * decay + tl.sum(weights, 1)
-    acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision="ieee")
+    if v_scales is None:
+        acc = tl.dot(weights.to(v.dtype), v, acc * decay[:, None], input_precision="ieee")
+    else:
+        # Scales over the largest one: weights times tiny scales would be no numbers of float16 any more.
+        largest = tl.max(v_scales, 0)
+        weights = weights * (v_scales / tl.where(largest > 0.0, largest, 1.0))[None, :]
+        acc = acc * decay[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee") * largest
     return acc, new_peak, total
 
 
