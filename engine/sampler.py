@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels import sampling
+from engine.kernels.select import select_sampling
 from engine.request import Request, SamplingParams, TokenLogprobs
 
 
@@ -80,21 +81,23 @@ def _draw(logits: Tensor, requests: list[Request], *, is_truncated: bool) -> Ten
     params = [request.sampling_params for request in requests]
     draws = [sampling.uniform(p.seed or 0, len(r.output_token_ids)) for p, r in zip(params, requests, strict=True)]
     uniform = torch.tensor(draws, dtype=torch.float64, device=logits.device)
-    scaled = logits / _column([p.temperature for p in params], logits)
+    kernels = select_sampling(logits.device, logits.dtype)
+    temperature = _tensor([p.temperature for p in params], logits)
     if not is_truncated:
-        return sampling.inverse_cdf(scaled.softmax(dim=-1), uniform)
+        return kernels.draw(logits, temperature, uniform)
     top_k = [p.top_k if p.top_k > 0 else logits.shape[-1] for p in params]
-    probs, order = sampling.truncate(
-        scaled,
-        top_k=_column(top_k, logits),
-        top_p=_column([p.top_p for p in params], logits),
-        min_p=_column([p.min_p for p in params], logits),
+    return kernels.draw_truncated(
+        logits,
+        temperature,
+        uniform,
+        top_k=torch.tensor(top_k, device=logits.device),
+        top_p=_tensor([p.top_p for p in params], logits),
+        min_p=_tensor([p.min_p for p in params], logits),
     )
-    return order.gather(1, sampling.inverse_cdf(probs, uniform).unsqueeze(1)).squeeze(1)
 
 
-def _column(values: list[float] | list[int], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(1)
+def _tensor(values: list[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
 def _truncates(request: Request) -> bool:

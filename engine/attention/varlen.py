@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -119,15 +119,15 @@ class VarlenBackend:
             block_table=planned.block_tables[group],
             num_splits=NUM_SPLITS,
         )
-        return out.flatten(1)
+        attended: Tensor = out.flatten(1)
+        return attended
 
 
-def load_varlen_attn() -> Callable[..., Tensor]:
+def load_varlen_attn() -> Callable[..., Any]:
     """torch.nn.attention.varlen.varlen_attn; the module registers operators, which takes a while."""
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  as said
 
-    attend: Callable[..., Tensor] = varlen_attn
-    return attend
+    return varlen_attn
 
 
 def missing_arguments() -> list[str]:

@@ -26,6 +26,9 @@ TYPES = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
+    torch.float64: "*fp64",
+    torch.int8: "*i8",
+    torch.float8_e4m3fn: "*fp8e4nv",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
@@ -117,16 +120,21 @@ def _path_of(get_tool: Any, capability: int) -> str:
         return str(get_tool().path)
 
 
-def _examples() -> list[Launch]:
+def _examples(capability: int) -> list[Launch]:
     """Every kernel, with what a Llama layer and one that has everything give it."""
-    from engine.kernels.triton import kernels
+    from engine.kernels.triton import kernels, sampling
     from engine.models.spec import Activation
+    from tests.engine.attention.eight_bit import quantized
     from tests.engine.attention.naive_attention import Shape, make_case
 
     x, weight, gate_up = torch.zeros(8, 4096), torch.ones(4096), torch.zeros(8, 2 * 14336)
     heads, angles = torch.zeros(8, 40, 128), torch.zeros(8, 64)
     case = make_case(Shape(32, 8, 128, 128, 16), [1, 40], [3000, 40], torch.bfloat16)
     x, weight, gate_up, heads = (tensor.bfloat16() for tensor in (x, weight, gate_up, heads))
+    eight_bit = [quantized(case, torch.int8)]
+    if capability >= 89:
+        eight_bit.append(quantized(case, torch.float8_e4m3fn))
+    rows, ones, uniform = torch.zeros(2, 128256), torch.ones(2), torch.zeros(2, dtype=torch.float64)
     features = {"sliding_window": 2000, "softcap": 30.0, "alibi_slopes": torch.ones(32), "sinks": torch.ones(32)}
 
     def run() -> None:
@@ -141,7 +149,12 @@ def _examples() -> list[Launch]:
         kernels.grouped_linear(x, torch.zeros(2, 64, 4096, dtype=x.dtype), None, torch.tensor([3, 5]))
         others = {"cu_seqlens_q": case.cu_seqlens_q, "seq_lens": case.seq_lens, "softmax_scale": 0.1}
         for options in ({}, features):
-            kernels.paged_attention(case.q, case.cache, case.block_tables, **others, **options)
+            for cache in (case.cache, *eight_bit):
+                kernels.paged_attention(case.q, cache, case.block_tables, **others, **options)
+        for cache in eight_bit:
+            kernels.store_kv(heads[:, :8], heads[:, 8:16], cache, torch.arange(8))
+        sampling.draw(rows, ones, uniform)
+        sampling.draw_truncated(rows, ones, uniform, top_k=torch.tensor([5, 9]), top_p=ones, min_p=ones)
 
     return record(run)
 
@@ -150,7 +163,7 @@ def main() -> None:
     """Compile the examples for the capabilities that are named."""
     excess = False
     for capability in map(int, sys.argv[1:] or ("80", "90")):
-        for launch in _examples():
+        for launch in _examples(capability):
             compiled = compile_launch(launch, capability)
             excess |= compiled.shared_bytes > SHARED_BYTES
             print(capability, *compiled)
