@@ -73,7 +73,7 @@ def attend(inputs: PagedInputs, options: ScoreOptions, plan: AttentionPlan) -> T
 def _prefill(out: Tensor, inputs: PagedInputs, options: ScoreOptions, plan: AttentionPlan) -> None:
     num_kv_heads, widest = inputs.cache.k.shape[2], max(inputs.cache.k.shape[3], inputs.cache.v.shape[3])
     num_q_per_kv = inputs.q.shape[1] // num_kv_heads
-    tile = prefill_tile(widest, inputs.q.element_size())
+    tile = prefill_tile(widest, inputs.q.element_size(), is_8_bit=inputs.cache.k_scale is not None)
     tile_seqs, tile_rows = plan.prefill_tiles(tile.block_m, num_q_per_kv).unbind(0)
     prefill_kernel[tile_seqs.shape[0], num_kv_heads](
         out,

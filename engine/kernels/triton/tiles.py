@@ -78,9 +78,10 @@ def padded(width: int) -> int:
     return max(MIN_DOT, power_of_two(width))
 
 
-def prefill_tile(head_dim: int, itemsize: int) -> Tile:
-    """For tokens that share their keys: as many rows as registers hold."""
-    return PREFILL_TILES[max(64, padded(head_dim)), itemsize]
+def prefill_tile(head_dim: int, itemsize: int, *, is_8_bit: bool = False) -> Tile:
+    """For tokens that share their keys: as many rows as registers hold, half as many keys where 8 bits are widened."""
+    tile = PREFILL_TILES[max(64, padded(head_dim)), itemsize]
+    return tile._replace(block_n=max(MIN_DOT, tile.block_n // 2)) if is_8_bit else tile
 
 
 def decode_tile(head_dim: int, num_q_per_kv: int, itemsize: int) -> Tile:

@@ -64,6 +64,9 @@ def test_the_tokens_of_some_sequences() -> None:
         slot_mapping=torch.stack((tokens + 40, tokens + 50)),
         block_tables=torch.arange(12).view(2, 3, 2),
         cu_seqlens_q=torch.tensor([0, 1, 4, 5]),
+        seq_lens=torch.tensor([7, 3, 9]),
+        pending_places=torch.tensor([4]),
+        pending_rows=torch.tensor([0]),
         query_lens=[1, 3, 1],
         seq_lens_list=[7, 3, 9],
     )
@@ -75,4 +78,6 @@ def test_the_tokens_of_some_sequences() -> None:
     assert part.slot_mapping.tolist() == [[40, 44], [50, 54]]
     assert part.block_tables.tolist() == [[[0, 1], [4, 5]], [[6, 7], [10, 11]]]
     assert part.cu_seqlens_q.tolist() == [0, 1, 2]
+    assert part.seq_lens.tolist() == [7, 9]
+    assert part.pending_places.tolist() == part.pending_rows.tolist() == [], "they are in input_ids by now"
     assert (part.query_lens, part.seq_lens_list) == ([1, 1], [7, 9])
