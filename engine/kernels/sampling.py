@@ -102,8 +102,9 @@ def truncate(logits: Tensor, *, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> 
     rank = torch.arange(logits.shape[-1], device=logits.device)
     probs = values.masked_fill(rank >= top_k, -torch.inf).softmax(dim=-1)
     # In float32 the last of many tokens would begin at the whole share, and top_p = 1 would drop them.
-    cdf = probs.cumsum(dim=-1, dtype=torch.float64)
-    kept = (cdf - probs < top_p * cdf[:, -1:]) & (probs >= min_p * probs[:, :1])
+    before = probs.cumsum(dim=-1, dtype=torch.float64)
+    limit = top_p * before[:, -1:]
+    kept = (before.sub_(probs) < limit) & (probs >= min_p * probs[:, :1])
     kept[:, 0] = True
     return probs * kept, order
 
