@@ -25,8 +25,9 @@ class ModelSettings(Settings):
     max_model_len: int | None = Field(default=None, ge=1)
     """Longest context (prompt and output) in tokens. Unset: what the model's config states."""
 
-    attention_backend: Literal["auto", "cpu", "reference"] = "auto"
-    """Attention implementation. auto: the first one in the registry that has no objection to this model and device."""
+    attention_backend: Literal["auto", "cpu", "varlen", "triton", "reference"] = "auto"
+    """Attention implementation. auto: for prefill and for decode the first one that has no objection to this model and
+    device (varlen is PyTorch's own FlashAttention)."""
 
     enforce_eager: bool = False
     """On a GPU, launch every kernel of every step. Without it, steps that only decode are CUDA graphs where backend and kernels allow it, which takes memory and time at the start."""

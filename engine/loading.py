@@ -180,10 +180,17 @@ def _choose_stage(
     """Kernels, the weights in their order, the first attention backend without objections, and the others' objections."""
     wanted = settings.model_settings.attention_backend
     backend, objections = choose_backend(
-        checkpoint.spec, placement.dtype, placement.device, wanted, placement.kv_cache_dtype
+        checkpoint.spec,
+        placement.dtype,
+        placement.device,
+        wanted,
+        placement.kv_cache_dtype,
+        block_size=settings.cache.block_size,
     )
     kernels = select_kernels(placement.device, placement.dtype, wanted)
     pack_weights(checkpoint.spec, parameters, kernels)
+    passed_over = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in objections.items())
+    logger.info("attention: %s%s", backend.name, f". Passed over: {passed_over}" if passed_over else "")
     stage = Stage(
         spec=checkpoint.spec,
         parameters=parameters,

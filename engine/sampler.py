@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels import sampling
+from engine.kernels.select import select_sampling
 from engine.request import TokenLogprobs
 from engine.sampling_tensors import Draws, SamplingTensors
 
@@ -89,20 +90,17 @@ def adjust_logits(logits: Tensor, wanted: SamplingTensors) -> None:
 
 def _draw(logits: Tensor, draws: Draws) -> Tensor:
     """Random tokens [num_rows]."""
-    scaled = logits / _column(draws.temperature, logits)
-    return sampling.inverse_cdf(scaled.softmax(dim=-1), draws.uniform)
+    kernels = select_sampling(logits.device, logits.dtype)
+    return kernels.draw(logits, draws.temperature.to(logits.dtype), draws.uniform)
 
 
 def _draw_truncated(logits: Tensor, draws: Draws) -> Tensor:
     """Random tokens [num_rows] among the most probable ones."""
-    probs, order = sampling.truncate(
-        logits / _column(draws.temperature, logits),
-        top_k=draws.top_k.unsqueeze(1),
-        top_p=_column(draws.top_p, logits),
-        min_p=_column(draws.min_p, logits),
+    return select_sampling(logits.device, logits.dtype).draw_truncated(
+        logits,
+        draws.temperature.to(logits.dtype),
+        draws.uniform,
+        top_k=draws.top_k,
+        top_p=draws.top_p.to(logits.dtype),
+        min_p=draws.min_p.to(logits.dtype),
     )
-    return order.gather(1, sampling.inverse_cdf(probs, draws.uniform).unsqueeze(1)).squeeze(1)
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.dtype).unsqueeze(1)

@@ -26,7 +26,7 @@ class AttentionBackend(Protocol):
 
     @staticmethod
     def objections(
-        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype
+        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype, block_size: int
     ) -> list[str]:
         """All reasons why this backend cannot run the model there; empty: it can.
 
@@ -35,6 +35,7 @@ class AttentionBackend(Protocol):
             dtype: of its activations.
             device: where it runs.
             kv_cache_dtype: of cached keys and values: `dtype`, or one of 8 bits.
+            block_size: tokens in a block.
         """
         ...
 

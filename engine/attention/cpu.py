@@ -28,7 +28,7 @@ class CpuBackend:
 
     @staticmethod
     def objections(
-        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype
+        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype, block_size: int
     ) -> list[str]:
         """See AttentionBackend.objections."""
         reasons = attention_objections(spec)

@@ -70,7 +70,7 @@ class ReferenceBackend:
 
     @staticmethod
     def objections(
-        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype
+        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype, block_size: int
     ) -> list[str]:
         """None: it is the path that everything falls back to."""
         return []

@@ -48,6 +48,20 @@ class CompiledLayers(Protocol):
         ...
 
 
+class SamplingKernels(Protocol):
+    """Draws of tokens; engine/kernels/sampling.py says what each one computes."""
+
+    def draw(self, logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
+        """A random token for each row."""
+        ...
+
+    def draw_truncated(
+        self, logits: Tensor, temperature: Tensor, uniform: Tensor, *, top_k: Tensor, top_p: Tensor, min_p: Tensor
+    ) -> Tensor:
+        """A random token for each row, among the most probable ones."""
+        ...
+
+
 class Kernels(Protocol):
     """Kernels for one device and dtype; engine/kernels/reference.py says what each one computes, shape by shape."""
 

@@ -49,6 +49,42 @@ def apply_penalties(
     logits -= torch.where(counts > 0, presence_penalty + frequency_penalty * counts, 0.0)
 
 
+def draw(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
+    """A random token for each row.
+
+    Args:
+        logits: [num_rows, vocab_size].
+        temperature: [num_rows], of the logits' dtype, over 0.
+        uniform: [num_rows] float64 in [0, 1): see `uniform`.
+
+    Returns:
+        [num_rows] int64.
+    """
+    return inverse_cdf((logits / temperature.unsqueeze(1)).softmax(dim=-1), uniform)
+
+
+def draw_truncated(
+    logits: Tensor, temperature: Tensor, uniform: Tensor, *, top_k: Tensor, top_p: Tensor, min_p: Tensor
+) -> Tensor:
+    """A random token for each row, among the most probable ones.
+
+    Args:
+        logits: [num_rows, vocab_size].
+        temperature: [num_rows], of the logits' dtype, over 0.
+        uniform: [num_rows] float64 in [0, 1).
+        top_k: [num_rows] int64, as in `truncate`.
+        top_p: [num_rows], of the logits' dtype, as in `truncate`.
+        min_p: [num_rows], of the logits' dtype, as in `truncate`.
+
+    Returns:
+        [num_rows] int64.
+    """
+    scaled = logits / temperature.unsqueeze(1)
+    columns = {"top_k": top_k.unsqueeze(1), "top_p": top_p.unsqueeze(1), "min_p": min_p.unsqueeze(1)}
+    probs, order = truncate(scaled, **columns)
+    return order.gather(1, inverse_cdf(probs, uniform).unsqueeze(1)).squeeze(1)
+
+
 def truncate(logits: Tensor, *, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> tuple[Tensor, Tensor]:
     """Keep the most probable tokens of every row: top_k first, then of the renormalised rest top_p and min_p.
 
@@ -65,8 +101,10 @@ def truncate(logits: Tensor, *, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> 
     values, order = logits.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(logits.shape[-1], device=logits.device)
     probs = values.masked_fill(rank >= top_k, -torch.inf).softmax(dim=-1)
-    before = probs.cumsum(dim=-1) - probs
-    kept = (before < top_p) & (probs >= min_p * probs[:, :1])
+    # In float32 the last of many tokens would begin at the whole share, and top_p = 1 would drop them.
+    before = probs.cumsum(dim=-1, dtype=torch.float64)
+    limit = top_p * before[:, -1:]
+    kept = (before.sub_(probs) < limit) & (probs >= min_p * probs[:, :1])
     kept[:, 0] = True
     return probs * kept, order
 

@@ -1,9 +1,11 @@
 """Which kernels the layers of a model run on."""
 
+import functools
+
 import torch
 
-from engine.kernels import cpu, reference
-from engine.kernels.base import Kernels
+from engine.kernels import cpu, reference, sampling, triton
+from engine.kernels.base import Kernels, SamplingKernels
 
 
 def select_kernels(device: torch.device, dtype: torch.dtype, wanted: str = "auto") -> Kernels:
@@ -17,4 +19,14 @@ def select_kernels(device: torch.device, dtype: torch.dtype, wanted: str = "auto
     """
     if wanted != "reference" and not cpu.objections(device, dtype):
         return cpu.CpuKernels(dtype)
+    if wanted != "reference" and not triton.objections(device, dtype):
+        return triton.load_kernels()
     return reference
+
+
+@functools.cache
+def select_sampling(device: torch.device, dtype: torch.dtype) -> SamplingKernels:
+    """The fastest draws of tokens for logits of this dtype on this device."""
+    if dtype is torch.float32 and not triton.objections(device, dtype):
+        return triton.load_sampling()
+    return sampling

@@ -11,9 +11,10 @@ def sampling_bytes(spec: DecoderSpec, size: StepSize, method: Method) -> int:
     """All requests sampled with top_p and log-probabilities: engine.sampler._draw_truncated, engine.kernels.sampling."""
     num_logits = (len(size.chunks) + size.num_decodes) * spec.vocab_size
     logits = num_logits * method.wide_bytes
-    # Kept: logits, an untouched copy, those of the drawn rows, scaled. Then five steps from sorted logits to what is
-    # kept of them, their order and a mask; or what is left of them, their order and the running sum in float64, in which the draw is looked up.
-    sorting = 9 * logits + num_logits * (INDEX_BYTES + 1)
+    # Kept: logits, an untouched copy, those of the drawn rows, scaled. Then the sorted ones and what becomes of them,
+    # their order, their running sum in float64 and a mask; or what is left of them, their order and the running sum
+    # in which the draw is looked up.
+    sorting = 8 * logits + num_logits * (INDEX_BYTES + 9)
     drawing = 5 * logits + num_logits * (INDEX_BYTES + 16)
     return max(sorting, drawing)
 

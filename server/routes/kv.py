@@ -133,7 +133,7 @@ class ModelKV(ModelState):
     bytes: CacheBytes
     capacity: Capacity
     ledger: Ledger
-    attention_backend: str
+    attention_backend: str = Field(description="Two where prefill and decode have each their own.")
     attention_objections: dict[str, list[str]] = Field(description="Backends that were passed over, and why.")
     startup_s: dict[str, float] = Field(description="Phase of the start -> seconds.")
     what_if: list[WhatIf] = Field(description="Most KV heads first.")

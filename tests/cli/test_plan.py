@@ -95,8 +95,8 @@ def test_it_prints_json_for_programs(folder: Path, capsys: pytest.CaptureFixture
     ("arguments", "verdict"),
     [
         (["--memory", "2GiB"], "Fits: 9 requests of 8,192 tokens at once"),
-        (["--memory", "500MB"], "the longest request that fits is 3,760 tokens. --max-model-len 3760 makes it fit"),
-        (["--memory", "1MB"], "No one flag makes it fit, --memory 575MiB does."),
+        (["--memory", "500MB"], "the longest request that fits is 3,200 tokens. --max-model-len 3200 makes it fit"),
+        (["--memory", "1MB"], "No one flag makes it fit, --memory 587MiB does."),
         (["--memory", "2GiB", "--dtype", "float64"], "--max-num-batched-tokens 512 makes it fit"),
         (["--memory", "700MiB", "--dtype", "float32", "--context", "8192"], "--dtype bfloat16 makes it fit"),
     ],

@@ -222,7 +222,8 @@ def test_the_meter_counts_what_the_driver_keeps(monkeypatch: pytest.MonkeyPatch)
 def capture(monkeypatch: pytest.MonkeyPatch) -> StandInCapture:
     """Engines that are loaded from now on replay functions."""
     capture = StandInCapture()
-    monkeypatch.setattr(registry, "BACKENDS", (ReplannedBackend,))
+    for table in ("PREFILL", "DECODE"):
+        monkeypatch.setattr(registry, table, (ReplannedBackend,))
     monkeypatch.setattr(loading, "CudaCapture", lambda _: capture)
     monkeypatch.setattr(loading, "graph_objections", lambda *_, enforce_eager: ["eager"] if enforce_eager else [])
     return capture

@@ -8,6 +8,8 @@ import torch
 from engine.attention.cpu import CpuBackend
 from engine.attention.reference import ReferenceBackend
 from engine.attention.registry import choose_backend
+from engine.attention.triton import TritonBackend
+from engine.attention.varlen import VarlenBackend
 from engine.errors import ModelLoadError
 from engine.kernels import cpu, reference
 from engine.kernels.cpu import kernels as cpu_kernels
@@ -67,7 +69,7 @@ def test_8_bit_caches_are_left_to_the_reference(kv_cache_dtype: torch.dtype) -> 
 
 
 def test_all_objections_are_listed() -> None:
-    reasons = CpuBackend.objections(_Spec(head_dim=512), torch.float16, torch.device("cuda"), torch.float16)
+    reasons = CpuBackend.objections(_Spec(head_dim=512), torch.float16, torch.device("cuda"), torch.float16, 16)
     assert len(reasons) == 3
     assert reasons[0] == "head_dim 512 is over 256"
 
@@ -78,3 +80,17 @@ def test_with_a_library_native_kernels_run(dtype: torch.dtype) -> None:
         pytest.skip("; ".join(reasons))
     assert choose_backend(_Spec(), dtype, CPU) == (CpuBackend, {})
     assert select_kernels(CPU, dtype).name == "cpu"
+
+
+def test_prefill_and_decode_are_chosen_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in (VarlenBackend, TritonBackend):
+        monkeypatch.setattr(backend, "objections", staticmethod(lambda *_: []))
+    gpu = torch.device("cuda")
+    backend, objections = choose_backend(_Spec(), torch.bfloat16, gpu, block_size=256)
+    assert backend.name == "varlen (prefill), triton (decode)"
+    assert "device cuda is not the CPU" in objections["cpu"]
+    assert choose_backend(_Spec(), torch.bfloat16, gpu, "varlen")[0] is VarlenBackend
+    monkeypatch.setattr(TritonBackend, "objections", staticmethod(lambda *_: ["no Triton"]))
+    backend, objections = choose_backend(_Spec(), torch.bfloat16, gpu, block_size=256)
+    assert backend is VarlenBackend
+    assert objections["triton"] == ["no Triton"]

@@ -1,4 +1,4 @@
-"""The native kernels, or a skip that says why there are none."""
+"""The native kernels, or a skip that says why there are none; Triton set to interpret where there is no GPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from engine.kernels import cpu
+from tests.engine.kernels import triton_setup
+
+triton_setup.prepare()
 
 
 @pytest.fixture

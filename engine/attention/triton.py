@@ -1,0 +1,69 @@
+"""The GPU backend of our own Triton kernels, which read the paged cache in place."""
+
+import torch
+from torch import Tensor
+
+from engine.batch import BatchTensors
+from engine.kernels import triton
+from engine.kernels.triton.plan import AttentionPlan, PagedInputs, ScoreOptions
+from engine.models.spec import DecoderSpec
+from kvcache.storage import KVStorage
+
+MAX_HEAD_DIM = 256
+
+
+class TritonBackend:
+    """Two launches a layer at most: sequences that decode, and those that prefill."""
+
+    name = "triton"
+    grows_with_context = False
+    is_graphable = True
+
+    def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
+        self._spec, self._storage = spec, storage
+        self._groups = storage.geometry.group_indices
+        self._device = storage.layer(0).k.device
+        self._store_kv, self._attend = triton.load_kernels().store_kv, triton.load_attend()
+        self._step: tuple[BatchTensors, AttentionPlan] | None = None
+        self._slopes = {
+            slopes: torch.tensor(slopes, dtype=torch.float32, device=self._device)
+            for slopes in {layer.alibi_slopes for layer in spec.layers if layer.alibi_slopes}
+        }
+
+    @staticmethod
+    def objections(
+        spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype, block_size: int
+    ) -> list[str]:
+        """See AttentionBackend.objections. Any block_size will do."""
+        widest = max(max(layer.k_head_dim, layer.v_head_dim) for layer in spec.layers)
+        reasons = [f"head_dim {widest} is over {MAX_HEAD_DIM}"] if widest > MAX_HEAD_DIM else []
+        return reasons + triton.objections(device, dtype) + triton.kv_objections(device, dtype, kv_cache_dtype)
+
+    def plan(self, batch: BatchTensors) -> None:
+        """Tell the sequences that decode from the others, from counts on the host."""
+        self._step = batch, AttentionPlan(batch.query_lens, batch.seq_lens_list, self._device)
+
+    @property
+    def paged_step(self) -> None:
+        """It runs layer by layer."""
+        return None
+
+    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
+        """See AttentionBackend.forward.
+
+        Raises:
+            RuntimeError: no step is planned.
+        """
+        if self._step is None:
+            raise RuntimeError("the backend was asked to run before it planned a step")
+        batch, plan = self._step
+        layer, group = self._spec.layers[layer_idx], self._groups[layer_idx]
+        cache = self._storage.layer(layer_idx)
+        self._store_kv(k, v, cache, batch.slot_mapping[group])
+        slopes = None if layer.alibi_slopes is None else self._slopes[layer.alibi_slopes]
+        out = self._attend(
+            PagedInputs(q, cache, batch.block_tables[group], batch.cu_seqlens_q, batch.seq_lens),
+            ScoreOptions(layer.softmax_scale, layer.sliding_window, layer.softcap, slopes, sinks),
+            plan,
+        )
+        return out.flatten(1)

@@ -1,0 +1,33 @@
+"""The module itself is a `Kernels`, as reference.py is. Dense products stay PyTorch's: cuBLAS knows them best."""
+
+from engine.kernels.reference import compile_layers, gather_rows, linear, pack
+from engine.kernels.triton.attention import paged_attention
+from engine.kernels.triton.elementwise import (
+    activate,
+    activate_and_multiply,
+    apply_rope,
+    layer_norm,
+    rms_norm,
+)
+from engine.kernels.triton.grouped import grouped_linear
+from engine.kernels.triton.store import store_kv
+
+name = "triton"
+has_graphable_experts = True
+
+__all__ = [
+    "activate",
+    "activate_and_multiply",
+    "apply_rope",
+    "compile_layers",
+    "gather_rows",
+    "grouped_linear",
+    "has_graphable_experts",
+    "layer_norm",
+    "linear",
+    "name",
+    "pack",
+    "paged_attention",
+    "rms_norm",
+    "store_kv",
+]
