@@ -268,7 +268,9 @@ def show(report: dict[str, Any]) -> None:
 
 def table(title: str, figures: dict[str, dict[str, Any]], found: dict[str, dict[str, float]]) -> Table:
     names = [name for name, value in next(iter(figures.values())).items() if isinstance(value, float)]
-    result = Table("", *names, *(f"ours / its {name}" for name in names), title=title, title_justify="left")
+    result = Table("", title=title, title_justify="left")
+    for heading in (*names, *(f"ours / its {name}" for name in names)):
+        result.add_column(heading.replace("_", " "), justify="right")
     for peer, values in figures.items():
         ratio = found.get(peer, {})
         cells = [f"{values[name]:,.4g}" if name in values else "skipped" for name in names]
