@@ -58,6 +58,7 @@ def peak_of(device: torch.device) -> Iterator[Peak]:
 
     On a CPU that is resident memory. While it is measured, the C library asks the system for every block of a page or
     more and gives it back at once: what it would keep for later is not in use, and how much that is differs by chance.
+    Only holes that its heap has already are filled without asking, so the measurement is exact in a young process.
     """
     peak = Peak()
     release(device)

@@ -73,7 +73,8 @@ class VarlenBackend:
             reasons.append(f"a KV cache of {kv_cache_dtype} under {dtype} is not in PyTorch's FlashAttention")
         if block_size % BLOCK_SIZE_MULTIPLE:
             reasons.append(f"block_size {block_size} is no multiple of {BLOCK_SIZE_MULTIPLE}")
-        if missing := missing_arguments():
+        # To look takes an import of a second, which a start on a CPU should not pay for.
+        if device.type == "cuda" and (missing := missing_arguments()):
             reasons.append(f"varlen_attn of PyTorch {torch.__version__} has no {', '.join(missing)}: 2.13 has")
         return reasons
 

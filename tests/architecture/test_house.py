@@ -1,11 +1,9 @@
 """What stands at the top, and how large a file or a function may grow."""
 
-import ast
 import re
 import shlex
 import subprocess
 import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -35,12 +33,8 @@ def test_no_file_outgrows_a_reader() -> None:
 
 
 def test_every_function_fits_on_a_screen() -> None:
-    def first_line(path: Path, node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-        # Arguments of device code stand one a line, each with its shape: a table, before the code begins.
-        return node.body[0].lineno if path.parent.name == "jit" else node.lineno
-
     lengths = {
-        f"{where(path, node)} {node.name}": (node.end_lineno or node.lineno) - first_line(path, node) + 1
+        f"{where(path, node)} {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
         for path, tree in parsed()
         for node in functions(tree)
     }

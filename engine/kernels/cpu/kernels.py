@@ -72,8 +72,9 @@ class CpuKernels:
         self._check("weight", weight, (width, depth))
         num_ids = len(row_ids)
         _check_index("row_ids", row_ids, (num_ids,))
-        if num_ids and not 0 <= int(row_ids.min()) <= int(row_ids.max()) < width:
-            raise ValueError(f"row_ids: expected 0 to {width - 1}, got {int(row_ids.min())} to {int(row_ids.max())}")
+        lowest, highest = map(int, row_ids.aminmax()) if num_ids else (0, 0)
+        if lowest < 0 or highest >= width:
+            raise ValueError(f"row_ids: expected 0 to {width - 1}, got {lowest} to {highest}")
         out = torch.empty(num_ids, depth, dtype=self._dtype)
         pointers = (weight.data_ptr(), row_ids.data_ptr(), out.data_ptr())
         self._gather_rows(self._code, *pointers, num_ids, width, depth, self._num_threads)

@@ -11,6 +11,7 @@ from engine.kernels.triton.jit.decode import combine_kernel, decode_kernel
 from engine.kernels.triton.jit.prefill import prefill_kernel
 from engine.kernels.triton.plan import AttentionPlan, PagedInputs, ScoreOptions
 from engine.kernels.triton.tiles import Tile, choose_num_splits, decode_tile, padded, prefill_tile
+from engine.kernels.triton.tuning import ShapeClass, find_tile
 from kvcache.storage import LayerCache
 
 COMBINED_SPLITS = 16
@@ -71,10 +72,10 @@ def attend(inputs: PagedInputs, options: ScoreOptions, plan: AttentionPlan) -> T
 
 
 def _prefill(out: Tensor, inputs: PagedInputs, options: ScoreOptions, plan: AttentionPlan) -> None:
-    num_kv_heads, widest = inputs.cache.k.shape[2], max(inputs.cache.k.shape[3], inputs.cache.v.shape[3])
-    num_q_per_kv = inputs.q.shape[1] // num_kv_heads
-    tile = prefill_tile(widest, inputs.q.element_size(), is_8_bit=inputs.cache.k_scale is not None)
-    tile_seqs, tile_rows = plan.prefill_tiles(tile.block_m, num_q_per_kv).unbind(0)
+    num_kv_heads, shape = inputs.cache.k.shape[2], _shape_class("prefill", inputs)
+    default = prefill_tile(shape.head_dim, shape.itemsize, is_8_bit=inputs.cache.k_scale is not None)
+    tile = find_tile(shape, default, out.device)
+    tile_seqs, tile_rows = plan.prefill_tiles(tile.block_m, shape.num_q_per_kv).unbind(0)
     prefill_kernel[tile_seqs.shape[0], num_kv_heads](
         out,
         *inputs.tensors,
@@ -87,10 +88,9 @@ def _prefill(out: Tensor, inputs: PagedInputs, options: ScoreOptions, plan: Atte
 
 def _decode(out: Tensor, inputs: PagedInputs, options: ScoreOptions, plan: AttentionPlan) -> None:
     num_q_heads, num_kv_heads = inputs.q.shape[1], inputs.cache.k.shape[2]
-    num_q_per_kv, v_head_dim = num_q_heads // num_kv_heads, inputs.cache.v.shape[3]
-    widest = max(inputs.cache.k.shape[3], v_head_dim)
-    tile = decode_tile(widest, num_q_per_kv, inputs.q.element_size())
-    num_tiles = num_kv_heads * -(-num_q_per_kv // tile.block_m)
+    v_head_dim, shape = inputs.cache.v.shape[3], _shape_class("decode", inputs)
+    tile = find_tile(shape, decode_tile(shape.head_dim, shape.num_q_per_kv, shape.itemsize), out.device)
+    num_tiles = num_kv_heads * -(-shape.num_q_per_kv // tile.block_m)
     num_keys = min(plan.max_decode_len, options.sliding_window or plan.max_decode_len)
     num_splits = choose_num_splits(plan.num_decodes * num_tiles, num_keys, num_processors(out.device))
     partial, lse = out, None
@@ -116,6 +116,17 @@ def _decode(out: Tensor, inputs: PagedInputs, options: ScoreOptions, plan: Atten
             BLOCK_N=tile.block_n,
             BLOCK_SPLITS=COMBINED_SPLITS,
         )
+
+
+def _shape_class(kernel: str, inputs: PagedInputs) -> ShapeClass:
+    cache = inputs.cache
+    return ShapeClass(
+        kernel,
+        head_dim=max(cache.k.shape[3], cache.v.shape[3]),
+        itemsize=inputs.q.element_size(),
+        kv_itemsize=cache.k.element_size(),
+        num_q_per_kv=inputs.q.shape[1] // cache.k.shape[2],
+    )
 
 
 def _scalars(inputs: PagedInputs, options: ScoreOptions) -> tuple[Any, ...]:

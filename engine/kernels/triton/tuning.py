@@ -50,7 +50,7 @@ def find_tile(shape: ShapeClass, default: Tile, device: torch.device) -> Tile:
     """The tile that was fastest on this device, else the default; off a GPU always the default."""
     if device.type != "cuda":
         return default
-    return _choices_of(torch.cuda.get_device_name(device)).get(shape.key, default)
+    return _choices_of(_gpu_name(device)).get(shape.key, default)
 
 
 def tune(
@@ -111,6 +111,11 @@ def write_choices(path: Path, choices: dict[str, dict[str, Tile]]) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", delete=False, encoding="utf-8") as file:
         json.dump(choices, file, indent=1, sort_keys=True)
     Path(file.name).replace(path)
+
+
+@functools.cache
+def _gpu_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
 
 
 @functools.cache

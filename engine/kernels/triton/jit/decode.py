@@ -24,7 +24,7 @@ def decode_kernel(
     seq_lens_ptr,  # [num_seqs] int64
     decode_seqs_ptr,  # [num_decodes] int32: the sequences that compute one token
     slopes_ptr,  # [num_q_heads] float32 | None
-    sinks_ptr,  # [num_q_heads] | None
+    sinks_ptr,  # [num_q_heads] | None; with several splits they are the last kernel's business
     softmax_scale,
     softcap,
     window,
@@ -49,25 +49,20 @@ def decode_kernel(
     start, full_start, full_stop, stop = find_split(seq_len, window, tl.program_id(2), tl.num_programs(2), BLOCK_N)
     if start >= stop:
         return
-    # [BLOCK_M]
-    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
     heads, is_row = kv_head * NUM_Q_PER_KV + rows, rows < NUM_Q_PER_KV
     token, num_q_heads = tl.load(cu_seqlens_q_ptr + seq), num_kv_heads * NUM_Q_PER_KV
     # [BLOCK_M, K_PAD]
     q = load_rows(q_ptr, token * stride_q_token + heads * K_DIM, is_row, K_DIM, K_PAD, True)
-    # With several splits the sinks are the last kernel's business.
     acc, peak, total = first_fold(sinks_ptr if lse_ptr is None else None, heads, is_row, BLOCK_M, V_PAD)
-    slopes = load_heads(slopes_ptr, heads, is_row) if slopes_ptr is not None else None
-    k_scale_ptr = k_scale_ptr + kv_head if k_scale_ptr is not None else None
-    v_scale_ptr = v_scale_ptr + kv_head if v_scale_ptr is not None else None
     acc, peak, total = scan_keys(
         *(q, acc, peak, total, start, full_start, full_stop, stop),
         *(k_ptr + kv_head * K_DIM, v_ptr + kv_head * V_DIM, tables_ptr + seq * stride_tables_seq),
         *(tl.zeros([BLOCK_M], tl.int32) + seq_len - 1, softmax_scale, stride_k_slot, stride_v_slot),
         k_scale_ptr,
         v_scale_ptr,
-        num_kv_heads,
-        slopes,
+        *(kv_head, num_kv_heads),
+        load_heads(slopes_ptr, heads, is_row),
         softcap,
         window,
         *(K_DIM, V_DIM, K_PAD, V_PAD, BLOCK_SIZE, BLOCK_N),

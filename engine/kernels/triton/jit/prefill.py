@@ -50,23 +50,17 @@ def prefill_kernel(
     # [BLOCK_M, K_PAD]
     q = load_rows(q_ptr, q_rows, is_row, K_DIM, K_PAD, True)
     acc, peak, total = first_fold(sinks_ptr, heads, is_row, BLOCK_M, V_PAD)
-    slopes = load_heads(slopes_ptr, heads, is_row) if slopes_ptr is not None else None
-    start, full_start, full_stop, stop = find_keys(
-        context_len + first_row // NUM_Q_PER_KV,
-        context_len + tl.minimum(query_len, (first_row + BLOCK_M - 1) // NUM_Q_PER_KV + 1) - 1,
-        window,
-        BLOCK_N,
-    )
-    k_scale_ptr = k_scale_ptr + kv_head if k_scale_ptr is not None else None
-    v_scale_ptr = v_scale_ptr + kv_head if v_scale_ptr is not None else None
+    first_position = context_len + first_row // NUM_Q_PER_KV
+    last_position = context_len + tl.minimum(query_len, (first_row + BLOCK_M - 1) // NUM_Q_PER_KV + 1) - 1
+    start, full_start, full_stop, stop = find_keys(first_position, last_position, window, BLOCK_N)
     acc, peak, total = scan_keys(
         *(q, acc, peak, total, start, full_start, full_stop, stop),
         *(k_ptr + kv_head * K_DIM, v_ptr + kv_head * V_DIM, tables_ptr + seq * stride_tables_seq),
         *(context_len + tokens, softmax_scale, stride_k_slot, stride_v_slot),
         k_scale_ptr,
         v_scale_ptr,
-        tl.num_programs(1),
-        slopes,
+        *(kv_head, tl.num_programs(1)),
+        load_heads(slopes_ptr, heads, is_row),
         softcap,
         window,
         *(K_DIM, V_DIM, K_PAD, V_PAD, BLOCK_SIZE, BLOCK_N),

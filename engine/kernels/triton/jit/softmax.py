@@ -31,9 +31,10 @@ def scan_keys(
     softmax_scale,  # float32
     stride_k_slot,
     stride_v_slot,
-    k_scale_ptr,  # [num_slots, stride_scale_slot] float16, from one KV head on | None
+    k_scale_ptr,  # [num_slots, num_kv_heads] float16 | None
     v_scale_ptr,  # as k_scale_ptr
-    stride_scale_slot,
+    kv_head,
+    num_kv_heads,
     slopes,  # [BLOCK_M] float32 | None
     softcap,  # float32 | None
     window,  # int32 | None
@@ -61,14 +62,14 @@ def scan_keys(
                 slots = find_slots(table_ptr, tile_start, keys, is_key, BLOCK_SIZE, BLOCK_N)
                 # [BLOCK_N, K_PAD]
                 k = widen(load_rows(k_ptr, slots * stride_k_slot, is_key, K_DIM, K_PAD, run != 1), q.dtype)
-                k_scales = load_scales(k_scale_ptr, slots * stride_scale_slot, is_key)
+                k_scales = load_scales(k_scale_ptr, slots * num_kv_heads + kv_head, is_key)
                 # [BLOCK_M, BLOCK_N]
                 scores = score(q, k, k_scales, keys, positions, slopes, softmax_scale, softcap)
                 if run != 1:
                     scores = hide(scores, keys, is_key, positions, window)
                 # [BLOCK_N, V_PAD]
                 v = widen(load_rows(v_ptr, slots * stride_v_slot, is_key, V_DIM, V_PAD, run != 1), q.dtype)
-                v_scales = load_scales(v_scale_ptr, slots * stride_scale_slot, is_key)
+                v_scales = load_scales(v_scale_ptr, slots * num_kv_heads + kv_head, is_key)
                 acc, peak, total = fold(acc, peak, total, scores, v, v_scales)
     return acc, peak, total
 
@@ -113,7 +114,7 @@ def widen(tile, dtype: tl.constexpr):
 
 @triton.jit
 def load_scales(
-    scale_ptr,  # from one KV head on | None
+    scale_ptr,  # [num_slots, num_kv_heads] float16 | None
     offsets,  # [BLOCK_N] int64
     is_key,  # [BLOCK_N] bool
 ):
@@ -211,9 +212,9 @@ def first_fold(
 
 @triton.jit
 def load_heads(
-    head_ptr,  # [num_q_heads]
+    head_ptr,  # [num_q_heads] | None
     heads,  # [BLOCK_M]
     is_row,  # [BLOCK_M] bool
 ):
-    """What each row's head has, [BLOCK_M] float32."""
-    return tl.load(head_ptr + heads, mask=is_row, other=0.0).to(tl.float32)
+    """What each row's head has, [BLOCK_M] float32, or None."""
+    return tl.load(head_ptr + heads, mask=is_row, other=0.0).to(tl.float32) if head_ptr is not None else None
