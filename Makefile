@@ -48,5 +48,5 @@ $(VENV)/.installed: $(INSTALL_INPUTS) | $(RUN)
 	@touch $@
 
 $(VENV)/.installed-dev: $(INSTALL_INPUTS) | $(RUN)
-	@deploy/install.sh $(abspath $(RUN)) -e '.[dev]'
+	@deploy/install.sh $(abspath $(RUN)) -e '.[dev,tracing]'
 	@touch $(VENV)/.installed $@

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs headcount into a virtual environment, every package at the version of constraints.txt.
 #
-# usage: deploy/install.sh PYTHON TARGET...     e.g. deploy/install.sh .venv/bin/python -e '.[dev]'
+# usage: deploy/install.sh PYTHON TARGET...     e.g. deploy/install.sh .venv/bin/python -e '.[dev,tracing]'
 #
 # TORCH_INDEX: address of a wheel index to take PyTorch's build from (CPU, CUDA or ROCm). Without it: on Linux without an
 # NVIDIA GPU the CPU build, where one is on offer; else the default build, which on Linux brings CUDA (gigabytes).

@@ -1,0 +1,1 @@
+"""Attention-head surgery and analysis on checkpoints: files in, files out."""
