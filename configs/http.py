@@ -27,6 +27,9 @@ class HTTPSettings(Settings):
     insecure: bool = False
     """Allow a bind address beyond loopback without an `api_key`: everybody who reaches it can use it."""
 
+    dashboard: bool = True
+    """Serve the dashboard's pages at /."""
+
     max_body_bytes: Bytes = Field(default=2_000_000, ge=1)
     """Largest request body; a larger one is refused (HTTP 413)."""
 

@@ -8,17 +8,19 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from configs.http import HTTPSettings
 from engine.errors import ModelLoadError
 from server.access_log import AccessLogMiddleware
 from server.auth import APIKeyMiddleware, open_paths
+from server.dashboard.middleware import DashboardMiddleware
 from server.drain import DrainMiddleware
 from server.errors import install_error_handlers
 from server.limits import BodyLimitMiddleware
 from server.openapi import ERRORS, install_openapi
 from server.request_id import RequestIdMiddleware
-from server.routes import chat, completions, health, kv, kv_blocks, kv_plan, models, requests, tokenize
+from server.routes import chat, completions, dashboard, health, kv, kv_blocks, kv_plan, models, requests, tokenize
 from server.served_model import ServedModel, ServerState
 from server.start_report import print_start
 
@@ -44,9 +46,20 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=http.max_body_bytes)
     app.add_middleware(DrainMiddleware, state=state)
     app.add_middleware(APIKeyMiddleware, api_key=api_key, open_paths=open_paths(http))
+    if http.dashboard:
+        app.include_router(dashboard.router)
+        sessions = state.dashboard_sessions if api_key else None
+        app.add_middleware(DashboardMiddleware, load=_load_pages, sessions=sessions)
     app.add_middleware(AccessLogMiddleware)
     app.add_middleware(RequestIdMiddleware)
     return app
+
+
+def _load_pages() -> ASGIApp:
+    """The dashboard's pages. NiceGUI takes a while to import: only where somebody opens one."""
+    from server.dashboard.pages import build_pages  # noqa: PLC0415
+
+    return build_pages()
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from configs.http import HTTPSettings
 from engine.client import EngineClient
 from engine.request import SamplingParams
 from server.chat import ChatTemplate, load_chat_template
+from server.dashboard.sessions import Sessions
 from server.errors import model_not_found
 from server.metrics import Metrics
 from server.tokenizer import Tokenizer
@@ -93,6 +94,7 @@ class ServerState:
         self.models = models
         self.created_s = created_s
         self.metrics = Metrics()
+        self.dashboard_sessions = Sessions()
         self.is_draining = False
         self.num_open_requests = 0
 

@@ -1,0 +1,93 @@
+import { watch as observe } from "vue";
+import { line, makeChart, timeAxis, tooltip, valueAxis } from "headcount/charts.js";
+import { bytes, count, durationText, significant } from "headcount/format.js";
+import { live, newest, series, watch } from "headcount/live.js";
+
+const area = (name, colorName, read) => ({ name, colorName, read, more: { stack: "kv", areaStyle: { opacity: 0.75 }, lineStyle: { width: 0 } } });
+const plain = (name, colorName, read, more = {}) => ({ name, colorName, read, more });
+const dashed = { lineStyle: { width: 2, type: "dashed" } };
+
+/** Each chart: how its numbers are written, and its lines. */
+const CHARTS = [
+  {
+    title: "KV cache",
+    format: bytes,
+    lines: [
+      area("filled", "filled", (point) => point.filled),
+      area("waste", "wasted", (point) => point.wasted),
+      area("cached", "cached", (point) => point.cached),
+      plain("total", "muted", (point) => point.total, { lineStyle: { width: 1, type: "dashed" } }),
+    ],
+  },
+  {
+    title: "Tokens a second",
+    format: significant,
+    lines: [
+      plain("generation", "gqa", (point) => point.generationRate),
+      plain("prompt", "wasted", (point) => point.promptRate),
+    ],
+  },
+  {
+    title: "Latency",
+    note: "over the last minute, read from the histograms",
+    format: durationText,
+    lines: [
+      plain("first token, median", "mha", (point) => point.ttft50),
+      plain("first token, 95 %", "mha", (point) => point.ttft95, dashed),
+      plain("between tokens, median", "gqa", (point) => point.itl50),
+      plain("between tokens, 95 %", "gqa", (point) => point.itl95, dashed),
+    ],
+  },
+  {
+    title: "Requests",
+    format: count,
+    lines: [
+      plain("running", "gqa", (point) => point.requests_running, { step: "end" }),
+      plain("waiting", "wasted", (point) => point.requests_waiting, { step: "end" }),
+      plain("preempted so far", "mha", (point) => point.preemptions_total, { step: "end" }),
+    ],
+  },
+];
+
+function option({ format, lines }) {
+  const whole = format === count ? { minInterval: 1 } : {};
+  return {
+    xAxis: timeAxis(),
+    yAxis: valueAxis(format, whole),
+    tooltip: tooltip({ valueFormatter: (value) => (value == null ? "–" : format(value)) }),
+    series: lines.map(({ name, colorName, read, more }) =>
+      line(name, colorName, series.value.map((point) => [point.at * 1000, read(point)]), more),
+    ),
+  };
+}
+
+export default {
+  template: `
+    <section class="columns" aria-label="The last five minutes">
+      <figure v-for="chart in charts" class="panel">
+        <figcaption class="panel-head"><h2>{{ chart.title }}</h2><span class="note">{{ chart.note ?? 'last five minutes' }}</span></figcaption>
+        <div class="chart" ref="canvas"></div>
+        <div class="inline-legend">
+          <span v-for="one in chart.lines"><i :style="swatch(one)"></i>{{ one.name }}</span>
+        </div>
+      </figure>
+    </section>`,
+  setup: () => ({ charts: CHARTS, live, newest }),
+  mounted() {
+    watch();
+    this.drawn = CHARTS.map((chart, place) => makeChart(this.$refs.canvas[place], () => option(chart)));
+    this.stop = observe(series, () => this.drawn.forEach((chart) => chart.draw()), { flush: "post" });
+  },
+  unmounted() {
+    this.stop();
+    this.drawn.forEach((chart) => chart.dispose());
+  },
+  methods: {
+    swatch({ colorName, more }) {
+      const isDashed = more.lineStyle?.type === "dashed";
+      return isDashed
+        ? { height: 0, width: "14px", borderTop: `2px dashed var(--${colorName})`, borderRadius: 0, boxShadow: "none" }
+        : { background: `var(--${colorName})` };
+    },
+  },
+};

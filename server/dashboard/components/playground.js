@@ -1,0 +1,1 @@
+export default { template: `<div class="panel empty">…</div>` };
