@@ -5,7 +5,7 @@ import { live, newest, watch } from "headcount/live.js";
 function tiles(now) {
   const [ttft, ttftUnit] = duration(now.ttft50);
   const [itl, itlUnit] = duration(now.itl50);
-  const below = (seconds) => (seconds === null ? "no tokens in the last minute" : `95 %: ${duration(seconds).join(" ")}`);
+  const below = (seconds) => (seconds === null ? "none in a minute" : `95 %: ${duration(seconds).join(" ")}`);
   return [
     { name: "Generation", value: significant(now.generationRate), unit: "tok/s", sub: `${count(now.generation_tokens_total)} so far`, exact: now.generation_tokens_total, test: "generated" },
     { name: "Prompt", value: significant(now.promptRate), unit: "tok/s", sub: `${count(now.prompt_tokens_total)} so far`, exact: now.prompt_tokens_total, test: "prompted" },
