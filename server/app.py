@@ -29,8 +29,11 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
     """The application that serves `served`; its lifespan starts and ends their engines.
 
     Args:
-        http: limits and the API key.
+        http: limits and keys.
         served: the models by name.
+
+    Raises:
+        SettingsError: a key file cannot be used.
     """
     state = ServerState(http, served, created_s=int(time.time()))
     app = FastAPI(title="headcount", version=version("headcount"), lifespan=_lifespan, redoc_url=None, responses=ERRORS)
@@ -39,11 +42,10 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
     for module in (completions, chat, models, tokenize, kv, kv_blocks, kv_plan, requests, health):
         app.include_router(module.router)
     install_openapi(app)
-    api_key = http.api_key.get_secret_value() if http.api_key else None
     # The last one added is the outermost: every response carries a request id, refused ones too.
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=http.max_body_bytes)
     app.add_middleware(DrainMiddleware, state=state)
-    app.add_middleware(APIKeyMiddleware, api_key=api_key, open_paths=open_paths(http))
+    app.add_middleware(APIKeyMiddleware, keys=state.keys, open_paths=open_paths(http))
     app.add_middleware(AccessLogMiddleware)
     app.add_middleware(RequestIdMiddleware)
     return app

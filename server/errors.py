@@ -83,6 +83,11 @@ def invalid_api_key(message: str) -> APIError:
     return APIError(401, message, "authentication_error", "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
+def admin_key_required(message: str) -> APIError:
+    """403: the key opens other routes, and not this one."""
+    return APIError(403, message, "permission_error", "admin_key_required")
+
+
 def model_not_found(name: str, known: Iterable[str]) -> APIError:
     """404: no model of that name is served."""
     names = sorted(known)

@@ -11,6 +11,7 @@ from engine.client import EngineClient
 from engine.request import SamplingParams
 from server.chat import ChatTemplate, load_chat_template
 from server.errors import model_not_found
+from server.keys import Keys
 from server.metrics import Metrics
 from server.tokenizer import Tokenizer
 
@@ -86,12 +87,16 @@ class ServerState:
         http: limits and addresses.
         models: by name.
         created_s: Unix time of the start.
+
+    Raises:
+        SettingsError: a key file cannot be used.
     """
 
     def __init__(self, http: HTTPSettings, models: dict[str, ServedModel], created_s: int) -> None:
         self.http = http
         self.models = models
         self.created_s = created_s
+        self.keys = Keys(http)
         self.metrics = Metrics()
         self.is_draining = False
         self.num_open_requests = 0
