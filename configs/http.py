@@ -65,6 +65,9 @@ class HTTPSettings(Settings):
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """Seconds that running requests get to finish after SIGTERM."""
 
+    max_compare_s: float = Field(default=1800.0, gt=0)
+    """Seconds that a comparison (POST /v1/compare) may take; one that takes longer is ended."""
+
     @model_validator(mode="after")
     def _others_need_a_key(self) -> Self:
         if not (is_loopback(self.host) or self.api_key or self.api_key_file or self.insecure):

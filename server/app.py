@@ -18,7 +18,7 @@ from server.errors import install_error_handlers
 from server.limits import BodyLimitMiddleware
 from server.openapi import ERRORS, install_openapi
 from server.request_id import RequestIdMiddleware
-from server.routes import chat, completions, health, kv, kv_blocks, kv_plan, models, requests, tokenize
+from server.routes import chat, compare, completions, health, kv, kv_blocks, kv_plan, models, requests, tokenize
 from server.served_model import ServedModel, ServerState
 from server.start_report import print_start
 
@@ -39,7 +39,7 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
     app = FastAPI(title="headcount", version=version("headcount"), lifespan=_lifespan, redoc_url=None, responses=ERRORS)
     app.state.server = state
     install_error_handlers(app)
-    for module in (completions, chat, models, tokenize, kv, kv_blocks, kv_plan, requests, health):
+    for module in (completions, chat, models, tokenize, kv, kv_blocks, kv_plan, requests, compare, health):
         app.include_router(module.router)
     install_openapi(app)
     # The last one added is the outermost: every response carries a request id, refused ones too.
@@ -61,6 +61,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await model.client.start()
     reports = [asyncio.create_task(_report(model)) for model in state.models.values()]
     yield
+    await state.comparisons.shutdown()
     await asyncio.gather(*(client.shutdown() for client in clients))
     await asyncio.gather(*reports)
 

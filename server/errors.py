@@ -103,6 +103,18 @@ def request_not_found(name: str) -> APIError:
     return APIError(404, message, "not_found_error", "request_not_found")
 
 
+def comparison_not_found(name: str) -> APIError:
+    """404: no comparison of that name runs or is kept."""
+    message = f"no comparison {echo(name)} runs or is kept here; GET /v1/compare lists them"
+    return APIError(404, message, "not_found_error", "comparison_not_found")
+
+
+def comparison_running(name: str) -> APIError:
+    """409: only one comparison runs at a time."""
+    message = f"the comparison {name} is running, and one runs at a time: wait for its end, or stop it with DELETE"
+    return APIError(409, message, "conflict_error", "comparison_running")
+
+
 def body_too_large(max_body_bytes: int) -> APIError:
     """413: the request body is over the limit."""
     message = f"the request body may hold at most {max_body_bytes} bytes; send a shorter one"
