@@ -109,11 +109,14 @@ class EngineClient:
         settings: what the engine process is told.
 
     Attributes:
+        folder: the checkpoint.
+        settings: what the engine process is told.
         state: what the process does now.
         failure: why the model cannot be loaded, if so.
         info: the loaded engine's facts; None until it was ready once.
         stats: the newest snapshot.
         num_restarts: how often the process had to be started again.
+        num_requests: that were sent to it so far.
         on_stats: called with every snapshot.
     """
 
@@ -124,9 +127,10 @@ class EngineClient:
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
         self.num_restarts = 0
+        self.num_requests = 0
         self.on_stats: Callable[[EngineStats], None] | None = None
-        self._folder = folder
-        self._settings = settings
+        self.folder = folder
+        self.settings = settings
         self._streams: dict[str, DeltaStream] = {}
         self._questions = OpenQuestions(self._send)
         self._known = asyncio.Event()
@@ -165,7 +169,7 @@ class EngineClient:
             EngineUnavailableError: the engine is loading, restarting or stopped.
         """
         check_request(request, self._ready_info())
-        scheduler = self._settings.scheduler
+        scheduler = self.settings.scheduler
         if len(self._streams) >= scheduler.max_num_seqs + scheduler.max_num_waiting:
             raise QueueFullError(
                 f"{scheduler.max_num_waiting} requests wait already, which is the limit; try again later",
@@ -173,6 +177,7 @@ class EngineClient:
             )
         stream = DeltaStream(request.request_id, self._close_stream)
         self._streams[request.request_id] = stream
+        self.num_requests += 1
         self._send(Add(request))
         return stream
 
@@ -267,7 +272,7 @@ class EngineClient:
             env={"THP_MEM_ALLOC_ENABLE": "1", **os.environ},
         )
         if process.stdin is not None:
-            launch = Launch.of(address, str(self._folder), self._settings)
+            launch = Launch.of(address, str(self.folder), self.settings)
             process.stdin.write(msgspec.json.encode(launch) + b"\n")
         return process
 

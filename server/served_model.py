@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from checkpoints.cache import cache_folder
 from checkpoints.errors import CheckpointError
 from checkpoints.headers import read_generation_config
 from configs.engine import EngineSettings
@@ -10,8 +11,9 @@ from configs.http import HTTPSettings
 from engine.client import EngineClient
 from engine.request import SamplingParams
 from server.chat import ChatTemplate, load_chat_template
-from server.dashboard.sessions import Sessions
+from server.compare.runs import COMPARISONS_FOLDER, Comparisons
 from server.errors import model_not_found
+from server.keys import Keys
 from server.metrics import Metrics
 from server.tokenizer import Tokenizer
 
@@ -87,14 +89,18 @@ class ServerState:
         http: limits and addresses.
         models: by name.
         created_s: Unix time of the start.
+
+    Raises:
+        SettingsError: a key file cannot be used.
     """
 
     def __init__(self, http: HTTPSettings, models: dict[str, ServedModel], created_s: int) -> None:
         self.http = http
         self.models = models
         self.created_s = created_s
+        self.keys = Keys(http)
         self.metrics = Metrics()
-        self.dashboard_sessions = Sessions()
+        self.comparisons = Comparisons(cache_folder() / COMPARISONS_FOLDER, http.max_compare_s)
         self.is_draining = False
         self.num_open_requests = 0
 

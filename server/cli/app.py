@@ -13,11 +13,13 @@ from configs.errors import SettingsError
 from engine.errors import EngineError
 from server.cli.bench import bench
 from server.cli.chat import chat
+from server.cli.compare import compare
 from server.cli.errors import CommandError, usage_problems
 from server.cli.import_ import import_model
 from server.cli.plan import plan
 from server.cli.serve import serve
-from server.cli.sources import apply_sources
+from server.cli.sources import apply_comparison_sources, apply_sources
+from server.compare.errors import ComparisonError
 
 HELP = """Serve decoder-only language models, and see what every key/value head costs.
 
@@ -26,7 +28,7 @@ HELP = """Serve decoder-only language models, and see what every key/value head 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-EXPECTED_ERRORS = (CommandError, SettingsError, CheckpointError, EngineError)
+EXPECTED_ERRORS = (CommandError, SettingsError, CheckpointError, EngineError, ComparisonError)
 """What users can mend; everything else is a bug and shows its traceback."""
 
 
@@ -70,6 +72,7 @@ def build_app() -> App:
     app.command(chat, name="chat")
     app.command(plan, name="plan")
     app.command(bench, name="bench")
+    app.command(compare, name="compare", config=[apply_comparison_sources])
     app.command(import_model, name="import")
     return app
 

@@ -40,11 +40,15 @@ class DashboardMiddleware:
     Args:
         app: the API, with its own checks.
         load: makes the application behind the pages; called in a thread when the first page is asked for.
-        sessions: who has signed in; None where the server asks for no key.
+        needs_key: whether the API asks for a key now.
+        sessions: who has signed in with one.
     """
 
-    def __init__(self, app: ASGIApp, load: Callable[[], ASGIApp], sessions: Sessions | None) -> None:
+    def __init__(
+        self, app: ASGIApp, load: Callable[[], ASGIApp], needs_key: Callable[[], bool], sessions: Sessions
+    ) -> None:
         self._app = app
+        self._needs_key = needs_key
         self._sessions = sessions
         self._pages = LazyApp(load)
 
@@ -63,7 +67,7 @@ class DashboardMiddleware:
             return Response(favicon(), media_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})
         if path == SIGN_IN:
             return HTMLResponse(sign_in_page(), headers={"Cache-Control": "no-store"})
-        if self._sessions is None or self._sessions.is_valid(_token(scope)):
+        if not self._needs_key() or self._sessions.is_valid(_token(scope)):
             return None
         if scope["type"] == "websocket":
             return _close

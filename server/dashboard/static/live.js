@@ -125,3 +125,17 @@ export const newest = computed(() => series.value.at(-1) ?? null);
 
 /** The entries of /v1/kv whose model is loaded. */
 export const loaded = computed(() => live.models.filter((entry) => entry.geometry));
+
+function perModel(read) {
+  const samples = history.value;
+  if (samples.length < 2) return {};
+  const names = Object.keys(samples.at(-1).models);
+  return Object.fromEntries(names.map((name) => [name, read(samples.filter(({ models }) => models[name]).map(({ at, models }) => ({ at, ...models[name] })))]));
+}
+
+/** Generated tokens a second of each model: the best of the last five minutes, where there was any. */
+export const modelRates = computed(() =>
+  perModel((points) => Math.max(...points.map((_, place) => rate(points, place, "generation_tokens_total") ?? 0)) || null),
+);
+/** And now. */
+export const modelRatesNow = computed(() => perModel((points) => rate(points, points.length - 1, "generation_tokens_total")));
