@@ -1,6 +1,6 @@
 import { watch as observe } from "vue";
 import { post } from "headcount/api.js";
-import { line, makeChart, tooltip, valueAxis } from "headcount/charts.js";
+import { binaryAxis, line, makeChart, tooltip } from "headcount/charts.js";
 import { bytes, count, tokens } from "headcount/format.js";
 import { kindsOfLayers } from "headcount/heads.js";
 import { live, loaded, watch } from "headcount/live.js";
@@ -150,8 +150,8 @@ export default {
       const most = Math.max(budget, ...this.curve.flatMap(({ points }) => points.map(([, size]) => size * this.batch)));
       return {
         grid: { left: 8, right: 118, top: 18, bottom: 26, containLabel: true },
-        xAxis: { ...valueAxis(tokens), max: this.longest, splitLine: { show: false }, name: "tokens of context of each request", nameLocation: "middle", nameGap: 28, nameTextStyle: { color: color("muted"), fontSize: 12 } },
-        yAxis: valueAxis(bytes, { max: Math.min(most, budget * 4) * 1.04, axisLabel: { color: color("muted"), formatter: bytes, showMaxLabel: false } }),
+        xAxis: { ...binaryAxis(tokens, this.longest), max: this.longest, splitLine: { show: false }, name: "tokens of context of each request", nameLocation: "middle", nameGap: 28, nameTextStyle: { color: color("muted"), fontSize: 12 } },
+        yAxis: binaryAxis(bytes, Math.min(most, budget * 4)),
         tooltip: tooltip({ valueFormatter: bytes, axisPointer: { type: "line", label: { show: false } } }),
         series: [...lines, { type: "line", data: [], markLine: budgetLine }, { type: "line", data: [], markLine: here }],
       };

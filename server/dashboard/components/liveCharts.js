@@ -1,5 +1,5 @@
 import { watch as observe } from "vue";
-import { line, makeChart, timeAxis, tooltip, valueAxis } from "headcount/charts.js";
+import { binaryAxis, line, makeChart, timeAxis, tooltip, valueAxis } from "headcount/charts.js";
 import { bytes, count, durationText, significant } from "headcount/format.js";
 import { live, newest, series, watch } from "headcount/live.js";
 
@@ -51,9 +51,10 @@ const CHARTS = [
 
 function option({ format, lines }) {
   const whole = format === count ? { minInterval: 1 } : {};
+  const total = newest.value?.total ?? 0;
   return {
     xAxis: timeAxis(),
-    yAxis: valueAxis(format, whole),
+    yAxis: format === bytes ? binaryAxis(bytes, total) : valueAxis(format, whole),
     tooltip: tooltip({ valueFormatter: (value) => (value == null ? "–" : format(value)) }),
     series: lines.map(({ name, colorName, read, more }) =>
       line(name, colorName, series.value.map((point) => [point.at * 1000, read(point)]), more),

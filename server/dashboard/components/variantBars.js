@@ -1,5 +1,5 @@
-import { watch as observe } from "vue";
-import { categoryAxis, makeChart, tooltip, valueAxis } from "headcount/charts.js";
+import { computed, watch as observe } from "vue";
+import { binaryAxis, categoryAxis, makeChart, tooltip, valueAxis } from "headcount/charts.js";
 import { bytes, count, significant, times } from "headcount/format.js";
 import { HeadPicture } from "headcount/heads.js";
 import { loaded, live, modelRates, modelRatesNow, watch } from "headcount/live.js";
@@ -10,8 +10,11 @@ const CHARTS = [
   { title: "A token takes", read: (row) => row.bytes_per_token, format: bytes },
   { title: "Tokens that fit", read: (row) => row.tokens, format: count },
   { title: "Requests of the longest context", read: (row) => row.requests_of_max_model_len, format: count },
-  { title: "Generated, tok/s at best", read: (row) => row.rate, format: significant },
+  { title: "Generated, tok/s at best", read: (row) => row.rate, format: significant, isMeasured: true },
 ];
+
+/** Most KV heads first, as everywhere on this page. */
+const served = computed(() => [...loaded.value].sort((one, other) => other.geometry.num_kv_heads - one.geometry.num_kv_heads));
 
 /** The what-if rows of every served model; its own row carries what was measured. */
 function rowsOf(entry) {
@@ -36,7 +39,7 @@ function option({ read, format }, rows) {
   return {
     grid: { left: 8, right: 8, top: 24, bottom: 4, containLabel: true },
     xAxis: categoryAxis(rows.map(({ name, num_kv_heads }) => name.includes("\n") ? name : `${name}\n${num_kv_heads} KV`), { axisLabel: { color: color("muted"), fontSize: 11, interval: 0, hideOverlap: true, lineHeight: 15 } }),
-    yAxis: valueAxis(format),
+    yAxis: format === bytes ? binaryAxis(bytes, Math.max(0, ...rows.map(read))) : valueAxis(format),
     tooltip: tooltip({ axisPointer: { type: "none" }, valueFormatter: (value) => (value == null ? "not measured: not served" : format(value)) }),
     series: [{ type: "bar", name: "", data, label, barMaxWidth: 46, barCategoryGap: "30%" }],
   };
@@ -52,8 +55,7 @@ export default {
         <figure v-for="entry in loaded" class="panel">
           <figcaption class="panel-head"><h2>{{ entry.model }}</h2><span class="kind" :class="entry.attention_type">{{ entry.attention_type.toUpperCase() }}</span></figcaption>
           <head-picture :queries="entry.geometry.num_q_heads" :kv="entry.geometry.num_kv_heads" />
-          <p class="figure-line"><b>{{ bytes(entry.geometry.bytes_per_token) }}</b> <span class="muted">a token, so</span>
-            <b>{{ count(entry.capacity.tokens) }}</b> <span class="muted">tokens in {{ bytes(entry.bytes.total) }}</span></p>
+          <p class="figure-line"><b>{{ bytes(entry.geometry.bytes_per_token) }}</b> <span class="muted">a token, so&nbsp;</span><b>{{ count(entry.capacity.tokens) }}</b> <span class="muted">tokens in {{ bytes(entry.bytes.total) }}</span></p>
         </figure>
       </div>
       <div v-show="loaded.length" class="panel">
@@ -66,7 +68,8 @@ export default {
           <span class="note inline-legend"><span><i class="solid"></i>served</span><span><i class="dashed"></i>what if</span></span>
         </div>
         <div class="columns bars">
-          <figure v-for="chart in charts"><h3>{{ chart.title }}</h3><div class="chart" ref="canvas" style="height: 190px"></div></figure>
+          <figure v-for="chart in charts"><h3>{{ chart.title }}</h3><div class="chart" ref="canvas" style="height: 190px"></div>
+            <p v-if="chart.isMeasured && !shown.some(chart.read)" class="note chart-note">nothing was generated in the last five minutes</p></figure>
         </div>
         <div class="table-wrap" style="margin-top: 16px">
           <table class="figures">
@@ -86,7 +89,7 @@ export default {
       <div v-if="!live.isLoaded" class="skeleton" style="min-height: 300px"></div>
     </section>`,
   data: () => ({ scope: "", charts: CHARTS }),
-  setup: () => ({ live, loaded }),
+  setup: () => ({ live, loaded: served }),
   mounted() {
     watch();
     this.drawn = CHARTS.map((chart, place) => makeChart(this.$refs.canvas[place], () => option(chart, this.shown)));
@@ -97,9 +100,9 @@ export default {
     this.drawn.forEach((chart) => chart.dispose());
   },
   computed: {
-    all: () => loaded.value.flatMap(rowsOf),
+    all: () => served.value.flatMap(rowsOf),
     shownScope() {
-      return this.scope || (loaded.value.length === 1 ? loaded.value[0].model : "");
+      return this.scope || (served.value.length === 1 ? served.value[0].model : "");
     },
     shown() {
       const rows = this.all;

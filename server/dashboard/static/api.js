@@ -47,6 +47,8 @@ export const getText = async (path) => (await send(path, {})).text();
 export const get = async (path, options = {}) => (await send(path, options)).json();
 export const post = async (path, body, options = {}) => (await send(path, { ...options, method: "POST", body })).json();
 
+export const remove = async (path, options = {}) => (await send(path, { ...options, method: "DELETE" })).json();
+
 /** Server-sent events as they come: `{ event, data }`, data parsed where it is JSON; ends at `[DONE]`. */
 export async function* events(path, options = {}) {
   const response = await send(path, options);

@@ -67,6 +67,12 @@ export function valueAxis(format, more = {}) {
   };
 }
 
+/** An axis of bytes, or of other things that come in powers of two: its marks do, too. */
+export function binaryAxis(format, largest, more = {}) {
+  const interval = largest > 0 ? 2 ** Math.ceil(Math.log2(largest / 4)) : 1;
+  return valueAxis(format, { interval, max: Math.max(interval, Math.ceil(largest / interval) * interval), ...more });
+}
+
 export function categoryAxis(names, more = {}) {
   return {
     type: "category",
