@@ -5,12 +5,14 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.dashboard.paths import is_dashboard
 from server.errors import MAX_ECHO_CHARS, printable
 
 logger = logging.getLogger("headcount.access")
 
-PROBES = frozenset({"/health", "/ready", "/metrics"})
-"""Machines ask for these every few seconds: told only at level DEBUG. What they find wrong has log lines of its own."""
+PROBES = frozenset({"/health", "/ready", "/metrics", "/v1/kv", "/v1/kv/blocks"})
+"""Asked for every few seconds, by machines and by an open dashboard: told only at level DEBUG, as are the dashboard's own
+files. What they find wrong has log lines of its own."""
 CLIENT_CLOSED_REQUEST = 499
 """Told where the client left before its response was complete."""
 
@@ -36,7 +38,8 @@ class AccessLogMiddleware:
             await self._app(scope, exchange.receive, exchange.send)
         finally:
             duration_ms = (time.perf_counter() - start_s) * 1000
-            level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+            is_quiet = scope["path"] in PROBES or is_dashboard(scope["path"])
+            level = logging.DEBUG if is_quiet else logging.INFO
             path, request_id = printable(scope["path"][:MAX_ECHO_CHARS]), scope["state"]["request_id"]
             line = "%s %s %d %.1f ms %s"
             logger.log(level, line, scope["method"], path, exchange.status, duration_ms, request_id)

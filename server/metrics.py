@@ -239,6 +239,10 @@ class Metrics:
         """A request was refused. A name that is not served is left out: clients must not be able to make up series."""
         self._rejected.labels(model_name if model_name in self._models else "", reason).inc()
 
+    def families(self) -> list[Metric]:
+        """Every metric that there is, with its name, type and text; its samples, as far as models are registered."""
+        return [*self._registry.collect(), *self._histograms_registry.collect()]
+
     def render(self) -> tuple[bytes, str]:
         """The page and its content type."""
         return generate_latest(self._registry) + generate_latest(self._histograms_registry), CONTENT_TYPE_LATEST

@@ -18,7 +18,13 @@ def build_pages() -> FastAPI:
         _add_page(path, show)
     # No storage: NiceGUI keeps nothing of a visitor, so it needs no secret. No Tailwind: it compiles styles in the page.
     ui.run_with(
-        shell, title="headcount", favicon=FAVICON, dark=None, tailwind=False, show_welcome_message=False, language="en-US"
+        shell,
+        title="headcount",
+        favicon=FAVICON,
+        dark=None,
+        tailwind=False,
+        show_welcome_message=False,
+        language="en-US",
     )
     return shell
 
@@ -46,7 +52,10 @@ def _overview() -> None:
 
 
 def _heads_cost() -> None:
-    _title("What heads cost", "Keys and values of every token stay in memory. How many heads hold them decides how many fit.")
+    _title(
+        "What heads cost",
+        "Keys and values of every token stay in memory. How many heads hold them decides how many fit.",
+    )
     elements.Variants()
     elements.Planner()
     elements.Comparison()
