@@ -28,7 +28,7 @@ def test_every_metric_has_a_panel() -> None:
 def test_panels_do_not_overlap() -> None:
     boxes = [panel["gridPos"] for panel in build_board()["panels"]]
     assert not [(a, b) for a, b in combinations(boxes, 2) if _overlap(a, b)]
-    assert all(0 <= box["x"] and box["x"] + box["w"] <= 24 for box in boxes)
+    assert all(box["x"] >= 0 and box["x"] + box["w"] <= 24 for box in boxes)
     numbers = [panel["id"] for panel in build_board()["panels"]]
     assert len(set(numbers)) == len(numbers)
 

@@ -98,7 +98,7 @@ def _until(holds: Any) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: str(target["legendFormat"]) + str(TARGETS.index(target)))
+@pytest.mark.parametrize("target", TARGETS, ids=[target["expr"] for target in TARGETS])
 def test_prometheus_answers_every_query_of_the_board(prometheus: str, target: dict[str, Any]) -> None:
     expression = target["expr"].replace("$__rate_interval", "1m").replace("$model", ".+")
     _until(lambda: _ask(prometheus, expression))

@@ -1,0 +1,48 @@
+"""One browser and one server of tiny models for all pages."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from checkpoints.cache import cache_folder
+from tests.dashboard.browser import Visit, launch, visiting
+from tests.e2e.conftest import TOKENIZER_FILES, demo_folder, tiny_folder  # noqa: F401  fixtures
+from tests.e2e.server_process import ServerProcess
+
+CACHE = ("--kv-cache-memory-bytes", "2MiB", "--max-model-len", "512")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def server(
+    browser: Browser,
+    tiny_folder: Path,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ServerProcess]:
+    """Two models of random weights, side by side; asked for after the browser, so that nothing starts without one."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    cache = folder / "cache"
+    cache.mkdir()
+    # A cache of its own, so that comparisons are none of the user's; compiled kernels are taken from theirs.
+    (cache / "kernels").symlink_to(cache_folder() / "kernels")
+    models = ("--model", f"tiny={tiny_folder}", "--model", f"other={tiny_folder}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADCOUNT_CACHE_DIR", str(cache))
+        with ServerProcess(*models, *CACHE, log=folder / "log") as server:
+            yield server.wait_ready()
+
+
+@pytest.fixture
+def visit(browser: Browser, server: ServerProcess) -> Iterator[Visit]:
+    """A window on the server."""
+    with visiting(browser, server.url) as visit:
+        yield visit
