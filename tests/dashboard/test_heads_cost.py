@@ -56,6 +56,7 @@ def test_a_comparison_runs_and_shows_what_it_found(visit: Visit) -> None:
     page.locator("[data-test=progress]").wait_for()
     page.locator("[data-test=progress]").wait_for(state="detached", timeout=120_000)
     [kept] = visit.fetch("/v1/compare")["data"]
+    assert (kept["state"], kept["error"]) == ("done", None)
     result = visit.fetch(f"/v1/compare/{kept['id']}")["result"]
     assert [variant["planned"]["num_kv_heads"] for variant in result["variants"]] == [6, 2]
     for variant in result["variants"]:

@@ -11,9 +11,10 @@ BODY = {"model": "tiny", "prompt": "one two three four five", "max_tokens": 8, "
 
 
 def test_the_figures_are_those_of_the_api(visit: Visit, server: ServerProcess) -> None:
-    assert server.post("/v1/completions", BODY).status_code == 200
     page = visit.open("/")
     page.get_by_role("button", name="tiny", exact=True).click()
+    assert server.post("/v1/completions", BODY).status_code == 200
+    server.wait_idle()
     metrics = server.get("/metrics").text
     for test, name in [("generated", "generation_tokens_total"), ("prompted", "prompt_tokens_total")]:
         row = next(line for line in metrics.splitlines() if line.startswith(f'headcount_{name}{{model_name="tiny"}}'))
@@ -23,7 +24,7 @@ def test_the_figures_are_those_of_the_api(visit: Visit, server: ServerProcess) -
             f"number => Number(document.querySelector('[data-test={test}]')?.dataset.value) === number", expected
         )
     assert visit.number("[data-test=used]") == server.kv("tiny")["bytes"]["used"]
-    assert page.locator("[data-test=ttft] dd").inner_text() != "–"
+    visit.wait_for("() => document.querySelector('[data-test=ttft] dd').textContent !== '–'")
 
 
 def test_every_model_has_its_card(visit: Visit, server: ServerProcess) -> None:
