@@ -171,7 +171,7 @@ def build_comparison(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         wall_s=wall_s,
         checkpoint=job.folder.name,
-        settings=job.settings.model_dump(),
+        settings=job.settings.model_dump(mode="json"),
         request_tokens=job.settings.workload.request_tokens,
         device={"device": info.device, "dtype": info.dtype, "kv_cache_dtype": info.kv_cache_dtype},
         machine=machine_facts(),
