@@ -19,7 +19,16 @@ from tests.engine.parity.rows.row import VOCAB_SIZE
 
 IDS = torch.randint(3, VOCAB_SIZE, (20,), generator=torch.Generator().manual_seed(1)).tolist()
 NAMES = [
-    *("Llama-gqa", "GPT2-tied", "Bloom-six-heads", "Gemma2-gqa", "GptOss-gqa", "Qwen3-gqa", "Mistral-window", "Olmo2-gqa"),
+    *(
+        "Llama-gqa",
+        "GPT2-tied",
+        "Bloom-six-heads",
+        "Gemma2-gqa",
+        "GptOss-gqa",
+        "Qwen3-gqa",
+        "Mistral-window",
+        "Olmo2-gqa",
+    ),
     *("Nemotron-gqa", "PicoLLM-gqa", "Mixtral-gqa"),
 ]
 """Rope, learned positions, ALiBi, soft-caps, sinks, qk-norms, windows, relu^2, value embeddings, experts."""
