@@ -70,7 +70,9 @@ async def test_a_variant_is_made_once(tmp_path: Path, monkeypatch: pytest.Monkey
 async def test_why_a_variant_cannot_be_made_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mha, _, mqa = make_job(tmp_path / "source").variants
     run_instead(monkeypatch, "import sys; sys.exit('some log\\nheadcount: the disk is too full')")
-    with pytest.raises(ComparisonFailedError, match=r"MHA, 9 KV heads: the variant cannot be made: the disk is too full$"):
+    with pytest.raises(
+        ComparisonFailedError, match=r"MHA, 9 KV heads: the variant cannot be made: the disk is too full$"
+    ):
         await build_variant(tmp_path / "source", mha)
     run_instead(monkeypatch, "import os; os._exit(3)")
     with pytest.raises(ComparisonFailedError, match=r"MQA, 1 KV head: .*: the process ended with 3$"):
