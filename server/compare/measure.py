@@ -67,7 +67,7 @@ async def _measure_capacity(
 ) -> Wave:
     """The largest number of requests that run at once; as a rule it takes two waves, the planned one and one more."""
     workload = job.settings.workload
-    lengths = wave_lengths(workload, info.geometry.block_size)
+    lengths = wave_lengths(workload, info.geometry.block_size, job.engine.scheduler.kv_watermark)
     num_waves = 0
 
     async def run(num_requests: int) -> Wave:

@@ -33,7 +33,7 @@ def test_flags_beat_file_beats_preset(tmp_path: Path) -> None:
     file.write_text("concurrency = 3\nmax_tokens = 5\n")
     settings = parse("--kv-heads", "9,3", "--max-tokens", "7", "--config", str(file), "--preset", "compare")
     assert settings.num_kv_heads == (9, 3)
-    assert (settings.workload.max_tokens, settings.workload.concurrency, settings.workload.num_requests) == (7, 3, 64)
+    assert (settings.workload.max_tokens, settings.workload.concurrency, settings.workload.num_requests) == (7, 3, 32)
     assert settings.dtype == "bfloat16"
 
 

@@ -34,22 +34,34 @@ async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engi
 
 
 @pytest.mark.parametrize(
-    ("prompt_tokens", "max_tokens", "block_size", "expected"),
+    ("prompt_tokens", "max_tokens", "expected"),
     [
-        (192, 64, 16, (177, 79)),
-        (193, 63, 16, (193, 63)),
-        (5, 8, 16, (1, 12)),
-        (16, 2, 16, (1, 17)),
-        (17, 2, 16, (17, 2)),
+        (192, 64, (177, 79)),
+        (193, 63, (193, 63)),
+        (1000, 24, (945, 79)),
+        (5, 8, (1, 12)),
+        (16, 2, (1, 17)),
+        (17, 2, (1, 18)),
     ],
 )
 def test_a_waves_prompts_are_whole_blocks_and_a_token(
-    prompt_tokens: int, max_tokens: int, block_size: int, expected: tuple[int, int]
+    prompt_tokens: int, max_tokens: int, expected: tuple[int, int]
 ) -> None:
     workload = Workload(prompt_tokens=prompt_tokens, max_tokens=max_tokens)
-    lengths = wave_lengths(workload, block_size)
+    lengths = wave_lengths(workload, 16, 0.05)
     assert lengths == expected
     assert sum(lengths) == workload.request_tokens
+
+
+@pytest.mark.parametrize("num_pool_blocks", [64, 130, 546, 5460])
+@pytest.mark.parametrize(("prompt_tokens", "max_tokens"), [(192, 64), (1000, 24), (500, 500), (2000, 2)])
+def test_all_that_fit_may_start_although_the_scheduler_keeps_a_reserve(
+    num_pool_blocks: int, prompt_tokens: int, max_tokens: int
+) -> None:
+    lengths = wave_lengths(Workload(prompt_tokens=prompt_tokens, max_tokens=max_tokens), 16, 0.05)
+    num_requests = num_pool_blocks // -(-sum(lengths) // 16)
+    num_blocks_at_start = num_requests * -(-lengths.prompt_tokens // 16)
+    assert num_requests <= 1 or num_blocks_at_start + int(0.05 * num_pool_blocks) <= num_pool_blocks
 
 
 @pytest.mark.parametrize(
@@ -79,7 +91,7 @@ async def test_the_search_ends_where_one_more_does_not_fit(
 async def test_as_many_run_at_once_as_geometry_says_and_not_one_more(client: EngineClient) -> None:
     info = await client.wait_ready()
     assert info.geometry.num_requests_in(info.num_blocks * info.geometry.bytes_per_block, 32) == NUM_FITTING
-    lengths = wave_lengths(WORKLOAD, info.geometry.block_size)
+    lengths = wave_lengths(WORKLOAD, info.geometry.block_size, 0.05)
 
     async def run(num_requests: int) -> Wave:
         prompts = wave_prompts(WORKLOAD, range(3, 101), lengths.prompt_tokens, num_requests)
@@ -93,7 +105,7 @@ async def test_as_many_run_at_once_as_geometry_says_and_not_one_more(client: Eng
 
 
 async def test_a_smaller_plan_is_corrected_upward(client: EngineClient) -> None:
-    lengths = wave_lengths(WORKLOAD, 4)
+    lengths = wave_lengths(WORKLOAD, 4, 0.05)
 
     async def run(num_requests: int) -> Wave:
         prompts = wave_prompts(WORKLOAD, range(3, 101), lengths.prompt_tokens, num_requests)
