@@ -9,7 +9,9 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from benchmarks.gpu_runs.targets import verdicts
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -42,19 +44,22 @@ def section(name: str) -> str:
     Raises:
         KeyError: no table has this name.
     """
-    file, field, make = TABLES[name]
-    path = RESULTS / file
+    table = TABLES[name]
+    path = RESULTS / table.file
     report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if field not in report:
+    found = report.get(table.field, table.unmeasured)
+    if not found:
         return "\nNot measured yet.\n"
-    header, *rows = make(report[field])
+    header, *rows = table.make(found)
     lines = [_line(header), _line(["---", *["---:"] * (len(header) - 1)]), *map(_line, rows)]
-    return f"\n{_source(report)}\n\n" + "\n".join(lines) + "\n"
+    source = f"{_source(report)}\n\n" if report else ""
+    return f"\n{source}" + "\n".join(lines) + "\n"
 
 
 def _source(report: Report) -> str:
     machine, when = report["machine"], report.get("time", report.get("date", ""))[:10]
-    return f"`{report['command']}`, {when}, {machine['cores']} cores of {machine['cpu']}:"
+    where = machine["device"] if "device" in machine else f"{machine['cores']} cores of {machine['cpu']}"
+    return f"`{report['command']}`, {when}, {where}:"
 
 
 def _line(cells: Any) -> str:
@@ -116,14 +121,40 @@ def head_variants(rows: Measured) -> Rows:
         yield name, f"{variant['kv_bytes_per_token']:,}", *times
 
 
-TABLES: dict[str, tuple[str, str, Callable[[Measured], Rows]]] = {
-    "throughput": ("throughput.json", "rows", throughput),
-    "serving": ("http.json", "levels", serving),
-    "peers": ("peers.json", "in_process", peers),
-    "peers-http": ("peers.json", "http", peers_http),
-    "head-variants": ("head_variants.json", "variants", head_variants),
+def gpu_targets(rows: Measured) -> Rows:
+    """A row a target, whether it was measured or not."""
+    yield "on one H200", "target", "measured", "holds"
+    for row in rows:
+        bound = f"at most {row['at_most']:,g}" if "at_most" in row else f"at least {row['at_least']:,g}"
+        figure = "not yet measured" if row["figure"] is None else f"{row['figure']:,.4g}"
+        yield row["says"], bound, figure, {True: "yes", False: "no"}.get(row.get("holds"), "")
+
+
+class Table(NamedTuple):
+    """Where a table's figures are.
+
+    Attributes:
+        file: in benchmarks/results.
+        field: of it.
+        make: what is there to the header and the rows.
+        unmeasured: what stands for the field while there is no file.
+    """
+
+    file: str
+    field: str
+    make: Callable[[Measured], Rows]
+    unmeasured: Measured | None = None
+
+
+TABLES: dict[str, Table] = {
+    "throughput": Table("throughput.json", "rows", throughput),
+    "serving": Table("http.json", "levels", serving),
+    "peers": Table("peers.json", "in_process", peers),
+    "peers-http": Table("peers.json", "http", peers_http),
+    "head-variants": Table("head_variants.json", "variants", head_variants),
+    "gpu": Table("gpu.json", "targets", gpu_targets, verdicts({})),
 }
-"""Name in the page -> file in benchmarks/results, field of it, and what makes the table's header and rows of that."""
+"""By their names in the page."""
 
 
 if __name__ == "__main__":

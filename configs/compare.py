@@ -25,7 +25,7 @@ class Workload(Settings):
     max_tokens: int = Field(default=64, ge=2)
     """Tokens of each answer: exactly these. A request of prompt and answer is what is counted that fits."""
 
-    num_requests: int = Field(default=64, ge=1)
+    num_requests: int = Field(default=32, ge=1)
     """Requests of the load."""
 
     concurrency: int = Field(default=32, ge=1)

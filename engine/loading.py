@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +78,9 @@ class Placement(NamedTuple):
     kv_cache_dtype: torch.dtype
 
 
+GetWeights = Callable[[Checkpoint, ModelSettings, Placement], dict[str, Tensor]]
+
+
 def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     """Load the checkpoint in `folder`, measure the largest step, and size the KV pool.
 
@@ -85,13 +89,22 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         KVCapacityError: the KV pool cannot hold one request of max_model_len tokens, or no step fits beside the weights.
         checkpoints.errors.CheckpointError: a file is missing, unreadable or corrupt.
     """
+    return build_engine(read_checkpoint(folder), settings, read_weights)
+
+
+def build_engine(checkpoint: Checkpoint, settings: EngineSettings, get_weights: GetWeights) -> EngineCore:
+    """An engine of weights that come from wherever `get_weights` has them.
+
+    Raises:
+        ModelLoadError: what the settings ask for is not there, or speaks against this model.
+        KVCapacityError: as in `load_engine`.
+    """
     phases = Phases()
     device = choose_device(settings.model_settings)
     framework_bytes = memory.process_bytes(device)
     phases.end("imports")
-    checkpoint = read_checkpoint(folder)
     placement = _place(checkpoint, settings, device)
-    parameters = _load_parameters(checkpoint, settings.model_settings, placement)
+    parameters = get_weights(checkpoint, settings.model_settings, placement)
     phases.end("weights")
     kv_format = KV_FORMATS[placement.kv_cache_dtype_name]
     geometry = checkpoint.spec.kv_geometry(kv_format.dtype_bytes, settings.cache.block_size, kv_format.scale_bytes)
@@ -163,7 +176,12 @@ def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.devic
     return Placement(device, name, getattr(torch, name), kv_name, kv_cache_dtype)
 
 
-def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
+def read_weights(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
+    """All parameters, from the checkpoint's files.
+
+    Raises:
+        ModelLoadError, CheckpointError: they do not fit the config, or cannot be read.
+    """
     return load_parameters(
         checkpoint.spec,
         build_weight_map(checkpoint.spec, checkpoint.tensor_names),

@@ -74,7 +74,7 @@ def _dimensions(layer: LayerSpec, head_dim: int) -> tuple[Tensor, Tensor]:
 
 def _rope_pairs(rope: RopeSpec) -> Tensor:
     dims = torch.arange(rope.rotary_dim)
-    return dims.unflatten(0, (-1, 2)) if rope.is_interleaved else dims.unflatten(0, (2, -1)).t()
+    return dims.view(-1, 2) if rope.is_interleaved else dims.view(2, -1).t()
 
 
 def _turn_pairs(q: Tensor, k: Tensor, pairs: Tensor, num_groups: int, num_q_per_kv: int) -> tuple[Tensor, Tensor]:

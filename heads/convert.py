@@ -1,34 +1,23 @@
 """A checkpoint with another number of key/value heads: MHA, GQA and MQA variants of one model."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-from engine.checkpoint import Checkpoint
+from engine.checkpoint import Checkpoint, read_checkpoint
 from engine.models.registry import find_family, load_spec
 from engine.models.spec import DecoderSpec, LayerSpec
 from heads.errors import HeadsError
+from heads.evaluation import compare_quality, read_windows
 from heads.pooling import Method, pool_heads, repeat_heads
+from heads.results import Conversion
 from heads.rewriting import Rewrite, rewrite_checkpoint
 from heads.weights import HeadWeights
 
 
-class Conversion(NamedTuple):
-    """What a conversion did.
-
-    Attributes:
-        num_kv_heads_before: of every layer.
-        num_kv_heads: of every layer now.
-        is_exact: no head was joined with another, so that the model computes what it did.
-    """
-
-    num_kv_heads_before: list[int]
-    num_kv_heads: int
-    is_exact: bool
-
-
-def convert_heads(source: Path, destination: Path, num_kv_heads: int, method: Method = "mean") -> Conversion:
+def convert_heads(
+    source: Path, destination: Path, num_kv_heads: int, method: Method = "mean", *, text: str = ""
+) -> Conversion:
     """Write the checkpoint in `source` with `num_kv_heads` key/value heads in every layer, as the folder `destination`.
 
     More heads come from repeating each, which changes nothing that the model computes; fewer from joining neighbours,
@@ -39,20 +28,28 @@ def convert_heads(source: Path, destination: Path, num_kv_heads: int, method: Me
         destination: the folder to make; it must not exist.
         num_kv_heads: a multiple or a divisor of the number that each layer has, and a divisor of its query heads.
         method: how heads are joined, where there are to be fewer; see heads.pooling.Method.
+        text: what both models are compared on afterwards, or the name of a file; "": they are not.
 
     Raises:
-        HeadsError: the number does not fit the model, or the method does not.
+        HeadsError: the number does not fit the model, or the method does not, or the text is too short or too long.
         EngineError: the model is not supported, or its config.json cannot state that number.
         CheckpointError: a file is unreadable or corrupt, the destination exists, or the disk is too full.
     """
-    before: list[int] = []
-
-    def plan(checkpoint: Checkpoint) -> Rewrite:
-        before.extend(layer.num_kv_heads for layer in checkpoint.spec.layers)
-        return _plan(checkpoint, num_kv_heads, method)
-
-    rewrite_checkpoint(source, destination, plan)
-    return Conversion(before, num_kv_heads, is_exact=all(num_kv_heads >= number for number in before))
+    windows = read_windows(source, text) if text else []
+    kv_heads = [layer.num_kv_heads for layer in read_checkpoint(source).spec.layers]
+    rewrite_checkpoint(source, destination, lambda checkpoint: _plan(checkpoint, num_kv_heads, method))
+    before, after = compare_quality(source, destination, windows) if windows else (None, None)
+    is_exact = all(num_kv_heads >= number for number in kv_heads)
+    return Conversion(
+        source=str(source),
+        destination=str(destination),
+        method="repeat" if is_exact else method,
+        kv_heads_before=kv_heads,
+        num_kv_heads=num_kv_heads,
+        is_exact=is_exact,
+        before=before,
+        after=after,
+    )
 
 
 def possible_kv_heads(layer: LayerSpec) -> list[int]:

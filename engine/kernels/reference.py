@@ -145,7 +145,7 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
         case Activation.RELU:
             return F.relu(x)
         case Activation.RELU_SQUARED:
-            return F.relu(x).square_()
+            return x.clamp(min=0).square_()  # autograd refuses to square what relu keeps
         case Activation.CLAMPED_SWIGLU:
             raise ValueError(f"{activation} is gated only")
 
@@ -337,15 +337,49 @@ def grouped_attention(
     return attended.to(q.dtype)
 
 
+def attention_weights(
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor,
+    *,
+    softmax_scale: float,
+    softcap: float | None = None,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """softmax(q k^T * softmax_scale) of one sequence (Vaswani et al. 2017, eq. 1), for those who want to see it.
+
+    Args:
+        q: [query_len, num_q_heads, k_head_dim].
+        k: [num_keys, num_kv_heads, k_head_dim].
+        mask: [query_len, num_keys] bool: True where the query may look.
+        softmax_scale: multiplies every score.
+        softcap: see grouped_attention.
+        bias: [num_q_heads, query_len, num_keys], added to the scores after that.
+        sinks: see grouped_attention; what they take is missing in the sum of a row.
+
+    Returns:
+        [num_q_heads, query_len, num_keys], in float32 or wider.
+    """
+    num_q_heads, num_kv_heads = q.shape[1], k.shape[1]
+    keys = k.repeat_interleave(num_q_heads // num_kv_heads, 1)
+    scores = _scores(q.transpose(0, 1), keys.transpose(0, 1), softmax_scale, softcap)
+    if bias is not None:
+        scores = scores + bias
+    scores = scores.masked_fill(~mask, -torch.inf)
+    row_sinks = None if sinks is None else sinks.unsqueeze(1).expand(-1, q.shape[0])
+    return _weights(scores.unsqueeze(0), row_sinks).squeeze(0)
+
+
 def _scores(q: Tensor, k: Tensor, softmax_scale: float, softcap: float | None) -> Tensor:
-    """[num_seqs, num_kv_heads, rows, num_keys], in float32 or wider."""
+    """[..., rows, num_keys] of q [..., rows, head_dim] and k [..., num_keys, head_dim], in float32 or wider."""
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = q.to(wide) @ k.to(wide).transpose(-1, -2) * softmax_scale
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
 def _weights(scores: Tensor, sinks: Tensor | None) -> Tensor:
-    """The softmax of every row, with the row's sink [num_kv_heads, rows] as a further score where there are any."""
+    """The softmax of every row, with the row's sink [num_heads, rows] as a further score where there are any."""
     if sinks is None:
         return scores.softmax(-1)
     column = sinks.to(scores.dtype).expand(scores.shape[0], -1, -1).unsqueeze(-1)

@@ -66,6 +66,7 @@ class Decoder:
         kernels: Kernels | None = None,
     ) -> None:
         table = parameters["embed.weight"]
+        self.spec, self.device = spec, table.device
         self.vocab_size = spec.vocab_size
         kernels = kernels or select_kernels(table.device, table.dtype)
         self._embedding = Embedding(spec.embedding, kernels, parameters, is_packed=spec.head.is_tied)

@@ -11,10 +11,12 @@ from rich.console import Console
 from checkpoints.errors import CheckpointError
 from configs.errors import SettingsError
 from engine.errors import EngineError
+from heads.errors import HeadsError
 from server.cli.bench import bench
 from server.cli.chat import chat
 from server.cli.compare import compare
 from server.cli.errors import CommandError, usage_problems
+from server.cli.heads import build_heads_app
 from server.cli.import_ import import_model
 from server.cli.plan import plan
 from server.cli.serve import serve
@@ -28,7 +30,7 @@ HELP = """Serve decoder-only language models, and see what every key/value head 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-EXPECTED_ERRORS = (CommandError, SettingsError, CheckpointError, EngineError, ComparisonError)
+EXPECTED_ERRORS = (CommandError, SettingsError, CheckpointError, EngineError, HeadsError, ComparisonError)
 """What users can mend; everything else is a bug and shows its traceback."""
 
 
@@ -74,6 +76,7 @@ def build_app() -> App:
     app.command(bench, name="bench")
     app.command(compare, name="compare", config=[apply_comparison_sources])
     app.command(import_model, name="import")
+    app.command(build_heads_app())
     return app
 
 

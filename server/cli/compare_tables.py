@@ -26,7 +26,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 def _table(comparison: Comparison, variants: list[VariantReport]) -> Table:
     settings = comparison.settings
     budget = format_bytes(settings["kv_cache_memory_bytes"])
-    table = new_table(f"{settings['model']}: {budget} of KV cache for each variant")
+    table = new_table(f"{comparison.checkpoint}: {budget} of KV cache for each variant")
     table.add_column("")
     for variant in variants:
         table.add_column(_heading(variant), justify="right", no_wrap=True)
@@ -54,6 +54,7 @@ def _labels(comparison: Comparison) -> list[str]:
         "  TTFT ms, p95",
         "  ITL ms, p50",
         "  ITL ms, p95",
+        "  CPU seconds",
         "  preemptions",
         "the source's tokens",
     ]
@@ -72,6 +73,7 @@ def _cells(variant: VariantReport) -> list[str]:
         f"{variant.decode_tokens_per_s:,.1f}",
         f"{load.output_tokens_per_s:,.1f}",
         *(f"{number:,.0f}" for number in latencies),
+        f"{variant.load_cpu_s:,.0f}",
         f"{variant.num_preemptions:,}",
         "all" if tokens.is_equal else f"{tokens.equal_token_share:.0%}",
     ]
@@ -90,7 +92,11 @@ def notes(comparison: Comparison) -> Iterator[str]:
             yield (
                 f"{variant.planned.title}: {tokens.num_requests - tokens.num_equal_requests} of {tokens.num_requests}"
                 f" answers differ from the source's; {tokens.equal_token_share:.0%} of their tokens come before that."
-                + ("" if tokens.is_expected else " Its heads were joined: without further training it is another, worse model.")
+                + (
+                    ""
+                    if tokens.is_expected
+                    else " Its heads were joined: without further training it is another, worse model."
+                )
             )
     if comparison.num_other_requests:
         yield f"The server took {comparison.num_other_requests} other requests meanwhile: speeds suffered from them."

@@ -10,6 +10,9 @@ from configs.compare import CompareSettings
 from configs.errors import SettingsError
 from configs.load import ENV_PREFIX, Layer, read_layers, read_preset, read_toml
 
+POSITIONAL_MODELS = "SOURCES"
+"""The models that `headcount serve` is given without a flag: they stand for `--model`, so no other source adds to them."""
+
 
 def apply_sources(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Fill every setting that no flag gives from the next source that does.
@@ -22,8 +25,10 @@ def apply_sources(app: App, commands: tuple[str, ...], arguments: ArgumentCollec
         layers = read_layers(Path(config) if config else None, preset, os.environ)
     except SettingsError as error:
         raise CycloptsError(msg=str(error), command_chain=commands) from None
+    are_named = any(argument.name == POSITIONAL_MODELS and argument.tokens for argument in arguments)
     for layer in layers:
-        Dict(layer.values, source=layer.source, use_commands_as_keys=False)(app, commands, arguments)
+        values = {name: value for name, value in layer.values.items() if not (are_named and name == "model")}
+        Dict(values, source=layer.source, use_commands_as_keys=False)(app, commands, arguments)
         _apply_tables(layer, arguments)
 
 

@@ -53,12 +53,21 @@ class WaveLengths(NamedTuple):
     max_tokens: int
 
 
-def wave_lengths(workload: Workload, block_size: int) -> WaveLengths:
+def wave_lengths(workload: Workload, block_size: int, kv_watermark: float) -> WaveLengths:
     """The workload's length, with a prompt that is one token more than whole blocks: they are found in the prefix cache.
 
-    192 and 64 tokens in blocks of 16 are 177 and 79.
+    192 and 64 tokens in blocks of 16 are 177 and 79. Where the answer is short the prompt is shorter too: all must begin
+    while the scheduler still has its reserve, which running requests may use.
+
+    Args:
+        workload: its length is kept.
+        block_size: tokens in a block.
+        kv_watermark: share of the blocks that a request leaves when it starts beside others.
     """
-    prompt_tokens = (workload.prompt_tokens - 1) // block_size * block_size + 1
+    num_blocks = -(-workload.request_tokens // block_size)
+    most_at_start = max(1, int((1 - kv_watermark) * num_blocks))
+    num_prompt_blocks = min((workload.prompt_tokens - 1) // block_size, most_at_start - 1)
+    prompt_tokens = num_prompt_blocks * block_size + 1
     return WaveLengths(prompt_tokens, workload.request_tokens - prompt_tokens)
 
 

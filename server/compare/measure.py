@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from engine.client import EngineClient
 from engine.errors import EngineError
 from engine.info import EngineInfo
@@ -14,7 +16,7 @@ from server.compare.plan import Job, PlannedVariant
 from server.compare.report import Measured, Phase, Progress
 from server.compare.streams import answer, make_request, settled_stats
 from server.load.prompts import draw_prompts
-from server.load.summary import LevelReport, sum_up
+from server.load.summary import sum_up
 from server.load.times import RequestFailedError, RequestTimes, closed_loop
 
 OnProgress = Callable[[Progress], None]
@@ -65,7 +67,7 @@ async def _measure_capacity(
 ) -> Wave:
     """The largest number of requests that run at once; as a rule it takes two waves, the planned one and one more."""
     workload = job.settings.workload
-    lengths = wave_lengths(workload, info.geometry.block_size)
+    lengths = wave_lengths(workload, info.geometry.block_size, job.engine.scheduler.kv_watermark)
     num_waves = 0
 
     async def run(num_requests: int) -> Wave:
@@ -98,10 +100,17 @@ async def _measure_load(client: EngineClient, info: EngineInfo, job: Job, wave: 
 
     tell("load", 0, workload.num_requests)
     sends = [partial(send, place, next(drawn)) for place in range(workload.num_requests)]
+    cpu_before_s = _cpu_s(client)
     level = await closed_loop(sends, workload.concurrency, advance)
+    cpu_s = _cpu_s(client) - cpu_before_s
     for message, count in level.errors.items():
         raise RequestFailedError(f"{count} of {workload.num_requests} requests failed: {message}")
     num_tokens = workload.num_requests * workload.max_tokens
     after = await settled_stats(client, before.generation_tokens + num_tokens)
-    load: LevelReport = sum_up(level, {})
-    return Measured(info, wave, load, after.preemptions - before.preemptions, outputs)
+    return Measured(info, wave, sum_up(level, {}), cpu_s, after.preemptions - before.preemptions, outputs)
+
+
+def _cpu_s(client: EngineClient) -> float:
+    """Seconds that all threads of the engine's process have computed so far."""
+    times = psutil.Process(client.pid).cpu_times()
+    return times.user + times.system

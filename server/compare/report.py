@@ -49,6 +49,8 @@ class VariantReport(msgspec.Struct, frozen=True, tag="variant", tag_field="type"
         kv_read_bytes_per_token: that attention read for each token that those decoded.
         decode_tokens_per_s: of those, side by side, with nothing to prefill.
         load: the workload: throughput and latencies.
+        load_cpu_s: seconds that the engine's process had of the cores meanwhile: beside the load's wall time and the
+            number of its threads they say how much of the machine others had.
         num_preemptions: under the workload.
         tokens: its answers to the workload beside the source's.
     """
@@ -61,6 +63,7 @@ class VariantReport(msgspec.Struct, frozen=True, tag="variant", tag_field="type"
     kv_read_bytes_per_token: float
     decode_tokens_per_s: float
     load: LevelReport
+    load_cpu_s: float
     num_preemptions: int
     tokens: TokenAgreement
 
@@ -69,6 +72,7 @@ class Comparison(msgspec.Struct, frozen=True):
     """A whole comparison, with what is needed to judge and to repeat it.
 
     Attributes:
+        checkpoint: the source's folder, by its name.
         settings: what was asked for.
         device: that the engines ran on, and the formats of weights and cache.
         num_other_requests: that the server took for its own models meanwhile; None where no server was there.
@@ -79,6 +83,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     time: str
     wall_s: float
+    checkpoint: str
     settings: dict[str, Any]
     request_tokens: int
     device: dict[str, str]
@@ -116,6 +121,7 @@ class Measured(msgspec.Struct, frozen=True):
     info: EngineInfo
     wave: Wave
     load: LevelReport
+    load_cpu_s: float
     num_preemptions: int
     outputs: list[list[int]]
 
@@ -131,6 +137,7 @@ def report_variant(planned: PlannedVariant, measured: Measured, source_outputs: 
         kv_read_bytes_per_token=measured.wave.kv_read_bytes_per_token,
         decode_tokens_per_s=measured.wave.output_tokens_per_s,
         load=measured.load,
+        load_cpu_s=measured.load_cpu_s,
         num_preemptions=measured.num_preemptions,
         tokens=compare_tokens(planned, measured.outputs, source_outputs),
     )
@@ -163,7 +170,8 @@ def build_comparison(
     return Comparison(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         wall_s=wall_s,
-        settings=job.settings.model_dump(),
+        checkpoint=job.folder.name,
+        settings=job.settings.model_dump(mode="json"),
         request_tokens=job.settings.workload.request_tokens,
         device={"device": info.device, "dtype": info.dtype, "kv_cache_dtype": info.kv_cache_dtype},
         machine=machine_facts(),

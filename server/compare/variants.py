@@ -48,7 +48,8 @@ async def build_variant(source: Path, variant: PlannedVariant) -> Path:
     if not _is_complete(folder):
         status, output = await _run(_command(source, folder, variant))
         if not _is_complete(folder):
-            reason = output.strip().rpartition("\n")[2] or f"the process ended with {status}"
+            last_line = output.strip().rpartition("\n")[2].removeprefix("headcount: ")
+            reason = last_line or f"the process ended with {status}"
             raise ComparisonFailedError(f"{variant.title}: the variant cannot be made: {reason}")
     return folder
 

@@ -63,6 +63,7 @@ class FakeClient:
         self.info = info
         self.stats = EngineStats()
         self.num_restarts = 0
+        self.num_requests = 0
         self.on_stats: Any = None
         self.snapshot: BlockSnapshot | None = None
         self.states: dict[str, RequestState] = {}
