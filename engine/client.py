@@ -28,8 +28,10 @@ from engine.info import EngineInfo, EngineStats, RequestState
 from engine.messages import (
     Abort,
     Add,
+    AskAttention,
     AskBlocks,
     AskRequests,
+    AttentionAnswer,
     BlocksAnswer,
     Failed,
     Launch,
@@ -204,6 +206,20 @@ class EngineClient:
         self._ready_info()
         return (await self._questions.ask(AskRequests(tuple(request_ids)), RequestsAnswer)).answer
 
+    async def attention_maps(self, token_ids: Sequence[int], layers: Sequence[int]) -> list[bytes]:
+        """The attention weights of a text in some layers, see engine.observing.packed_attention.
+
+        It takes as long as a prefill of the text, between two steps; whoever asks bounds the length.
+
+        Raises:
+            EngineUnavailableError: as in `block_snapshot`, or it could not be computed.
+        """
+        self._ready_info()
+        found = await self._questions.ask(AskAttention(tuple(token_ids), tuple(layers)), AttentionAnswer)
+        if found.error is not None:
+            raise EngineUnavailableError(found.error, retry_after_s=5.0)
+        return found.answer
+
     async def shutdown(self) -> None:
         """End the process: running requests are aborted. Safe to call twice."""
         self._is_stopping = True
@@ -303,7 +319,7 @@ class EngineClient:
             case Ready(info):
                 self.info, self.state = info, EngineState.READY
                 self._known.set()
-            case BlocksAnswer() | RequestsAnswer() as answer:
+            case BlocksAnswer() | RequestsAnswer() | AttentionAnswer() as answer:
                 self._questions.settle(answer)
             case Failed(message):
                 self.failure = message

@@ -14,7 +14,7 @@ step 1 is settled, although step 2 still writes to them: whoever takes them next
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -130,6 +130,10 @@ class EngineCore:
         """Those of these requests that are here, as they are now."""
         found = [self._scheduler.find(request_id) for request_id in request_ids]
         return [self._request_state(request) for request in found if request is not None]
+
+    def attention_maps(self, token_ids: Sequence[int], layers: Sequence[int]) -> list[bytes]:
+        """The attention weights of a text, see engine.observing.packed_attention; the cache is not touched."""
+        return self._runner.attention_maps(token_ids, layers)
 
     def check_integrity(self) -> None:
         """Raise PoolIntegrityError where the pool's books do not add up."""

@@ -1,6 +1,6 @@
 """What the server and an engine process say to each other, as msgpack. No torch.
 
-server -> engine   Start, then Add | Abort | AskBlocks | AskRequests, at last Stop
+server -> engine   Start, then Add | Abort | AskBlocks | AskRequests | AskAttention, at last Stop
 engine -> server   Ready or Failed once, then StepResult after every step and now and then while idle, and an answer to
                    every question before the next step
 """
@@ -33,6 +33,13 @@ class AskRequests(msgspec.Struct, frozen=True, tag=True):
     """How are these requests?"""
 
     request_ids: tuple[str, ...]
+
+
+class AskAttention(msgspec.Struct, frozen=True, tag=True):
+    """How much does each of these tokens look at each other one, in these layers? It is computed for this question."""
+
+    token_ids: tuple[int, ...]
+    layers: tuple[int, ...]
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -72,8 +79,16 @@ class RequestsAnswer(msgspec.Struct, frozen=True, tag=True):
     answer: list[RequestState]
 
 
-Question = AskBlocks | AskRequests
-Answer = BlocksAnswer | RequestsAnswer
+class AttentionAnswer(msgspec.Struct, frozen=True, tag=True):
+    """The answer to AskAttention: a layer each, see engine.observing.packed_attention; or why there is none."""
+
+    question: AskAttention
+    answer: list[bytes] = []
+    error: str | None = None
+
+
+Question = AskBlocks | AskRequests | AskAttention
+Answer = BlocksAnswer | RequestsAnswer | AttentionAnswer
 ToEngine = Add | Abort | Question | Stop
 FromEngine = Ready | Failed | StepResult | Answer
 

@@ -37,6 +37,25 @@ def attention_weights(decoder: Decoder, token_ids: Sequence[int]) -> list[Tensor
     return seen
 
 
+@torch.inference_mode()
+def packed_attention(decoder: Decoder, token_ids: Sequence[int], layers: Sequence[int]) -> list[bytes]:
+    """The same of some layers, small enough to be sent: for each, rows of the lower triangle of every head.
+
+    Numbers are uint16, little-endian, 65535 for 1, which is exact to 8e-6: [num_q_heads, seq_len * (seq_len + 1) / 2].
+    Only one layer's weights are held as a whole at a time.
+    """
+    found: dict[int, bytes] = {}
+    rows, columns = torch.tril_indices(len(token_ids), len(token_ids), device=decoder.device)
+
+    def pack(layer_idx: int, weights: Tensor) -> None:
+        if layer_idx in layers:
+            numbers = (weights[:, rows, columns].float() * 65535).round().to(torch.int32)
+            found[layer_idx] = numbers.cpu().numpy().astype("<u2").tobytes()
+
+    observe(decoder, token_ids, pack)
+    return [found[layer_idx] for layer_idx in layers]
+
+
 def _one_sequence(token_ids: Sequence[int], device: torch.device) -> BatchTensors:
     """A step of one sequence, from its first token on, that needs no blocks."""
     num_tokens = len(token_ids)

@@ -24,8 +24,10 @@ from engine.loading import load_engine
 from engine.messages import (
     Abort,
     Add,
+    AskAttention,
     AskBlocks,
     AskRequests,
+    AttentionAnswer,
     BlocksAnswer,
     Failed,
     FromEngine,
@@ -94,8 +96,18 @@ class EngineProcess:
                     self._send(BlocksAnswer(question, self._core.block_snapshot()))
                 case AskRequests(request_ids) as question:
                     self._send(RequestsAnswer(question, self._core.request_states(request_ids)))
+                case AskAttention() as question:
+                    self._send(self._look_at_attention(question))
                 case Stop():
                     self._is_stopping = True
+
+    def _look_at_attention(self, question: AskAttention) -> AttentionAnswer:
+        """Compute it now, between two steps; where that fails, only this question does."""
+        try:
+            return AttentionAnswer(question, self._core.attention_maps(question.token_ids, question.layers))
+        except Exception as error:
+            logger.exception("attention could not be computed")
+            return AttentionAnswer(question, error=_what_failed(error))
 
     def _send(self, message: FromEngine) -> None:
         self._socket.send(encode(message))

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from engine.errors import EngineUnavailableError
-from engine.messages import Answer, BlocksAnswer, Question, RequestsAnswer
+from engine.messages import Answer, AttentionAnswer, BlocksAnswer, Question, RequestsAnswer
 
 ANSWER_TIMEOUT_S = 30.0
 """The engine answers between two steps; on a slow machine a long prompt's step takes seconds."""
 
-T = TypeVar("T", BlocksAnswer, RequestsAnswer)
+T = TypeVar("T", BlocksAnswer, RequestsAnswer, AttentionAnswer)
 
 
 class OpenQuestions:

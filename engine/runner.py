@@ -4,6 +4,8 @@ Launching puts a step's work on the device and waits for nothing. The tokens it 
 begin with; the host reads them when it needs to know what they are.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from engine.attention.base import AttentionBackend
 from engine.batch import BatchArrays, build_arrays
 from engine.graphs import DecodeGraphs
 from engine.models.decoder import Decoder
+from engine.observing import packed_attention
 from engine.pending import PendingStep, Reported, StepOutput
 from engine.request import MAX_LOGPROB_ROWS, ScheduledBatch, ScheduledRequest
 from engine.sampling_tensors import Pending, build_sampling, nothing_pending
@@ -79,6 +82,10 @@ class Runner:
             torch.cuda.synchronize(self._device)
         self._pending = nothing_pending(self._device)
         memory.release(self._device)
+
+    def attention_maps(self, token_ids: Sequence[int], layers: Sequence[int]) -> list[bytes]:
+        """The attention weights of a text, see engine.observing.packed_attention; the storage is not touched."""
+        return packed_attention(self._decoder, token_ids, layers)
 
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         """Launch a step and wait for what it gives."""

@@ -18,7 +18,20 @@ from server.errors import install_error_handlers
 from server.limits import BodyLimitMiddleware
 from server.openapi import ERRORS, install_openapi
 from server.request_id import RequestIdMiddleware
-from server.routes import chat, compare, completions, dashboard, health, kv, kv_blocks, kv_plan, models, requests, tokenize
+from server.routes import (
+    chat,
+    compare,
+    completions,
+    dashboard,
+    heads,
+    health,
+    kv,
+    kv_blocks,
+    kv_plan,
+    models,
+    requests,
+    tokenize,
+)
 from server.served_model import ServedModel, ServerState
 from server.start_report import print_start
 
@@ -39,7 +52,7 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
     app = FastAPI(title="headcount", version=version("headcount"), lifespan=_lifespan, redoc_url=None, responses=ERRORS)
     app.state.server = state
     install_error_handlers(app)
-    for module in (completions, chat, models, tokenize, kv, kv_blocks, kv_plan, requests, compare, health):
+    for module in (completions, chat, models, tokenize, kv, kv_blocks, kv_plan, requests, compare, heads, health):
         app.include_router(module.router)
     install_openapi(app)
     # The last one added is the outermost: every response carries a request id, refused ones too.

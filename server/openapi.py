@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from server.compare.records import ComparisonRecord
 from server.errors import ErrorResponse
+from server.protocol.heads import AttentionOut
 from server.protocol.kv_blocks import BlockMapOut, RequestStatesOut
 from server.protocol.responses import ChatChoice, ChatChunkChoice, CompletionChoice, Usage
 from server.protocol.tokens import Detokenized, Tokenized
@@ -24,6 +25,7 @@ _STRUCTS = (
     BlockMapOut,
     RequestStatesOut,
     ComparisonRecord,
+    AttentionOut,
 )
 
 ERRORS: Responses = {
@@ -73,6 +75,7 @@ TOKENIZE = _json("Tokenized")
 DETOKENIZE = _json("Detokenized")
 BLOCK_MAP = _json("BlockMapOut")
 REQUEST_STATES = _json("RequestStatesOut")
+ATTENTION = _json("AttentionOut")
 
 
 COMPARISON = _json("ComparisonRecord")

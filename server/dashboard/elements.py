@@ -53,5 +53,9 @@ class Playground(Element, component="components/playground.js"):
     """Chat and completion, with every sampling field, on one model or on several side by side."""
 
 
+class AttentionHeads(Element, component="components/attentionHeads.js"):
+    """What every head of a served model looks at, in a sentence."""
+
+
 class BlockMap(Element, component="components/blockMap.js"):
     """Every block of the KV cache, drawn."""

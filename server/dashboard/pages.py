@@ -65,6 +65,11 @@ def _playground() -> None:
     elements.Playground()
 
 
+def _heads() -> None:
+    _title("Heads", "What every head of a served model looks at while it reads a sentence.")
+    elements.AttentionHeads()
+
+
 def _blocks() -> None:
     _title("Blocks", "Every block of the KV cache: who owns it, what is shared, how far it is filled.")
     elements.BlockMap()
@@ -82,5 +87,6 @@ CONTENT: dict[str, Callable[[], None]] = {
     "/": _overview,
     "/heads-cost": _heads_cost,
     "/playground": _playground,
+    "/heads": _heads,
     "/blocks": _blocks,
 }

@@ -4,6 +4,7 @@ PAGES = {
     "/": "Overview",
     "/heads-cost": "MHA · GQA · MQA",
     "/playground": "Playground",
+    "/heads": "Heads",
     "/blocks": "Blocks",
 }
 """Path -> what the navigation calls it."""
