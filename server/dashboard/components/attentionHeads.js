@@ -45,7 +45,8 @@ export default {
       </form>
       <p v-if="problem" class="banner bad" role="alert">{{ problem }}</p>
       <p v-if="!found && !isBusy && !problem" class="panel empty">Type a sentence of at most 256 tokens. It is read once more by the weights that serve, and every head shows where it looks.</p>
-      <div v-if="found" class="panel">
+      <div v-if="found" class="heads-layout">
+      <div class="panel">
         <div class="panel-head"><h2>{{ found.model }}: {{ found.layers.length }} layers, {{ found.tokens.length }} tokens</h2>
           <div class="segments" role="group" aria-label="What the cells show">
             <button type="button" :aria-pressed="figure === ''" @click="figure = ''">Maps</button>
@@ -65,13 +66,13 @@ export default {
           </div>
         </div>
       </div>
-      <div v-if="found && chosen" class="panel" data-test="head">
+      <div v-if="chosen" class="panel heads-one" data-test="head">
         <div class="panel-head"><h2>Layer {{ chosen.layer.layer_idx }}, head {{ chosen.head }}</h2>
           <div class="segments" role="group" aria-label="Heads on the same KV head">
             <button v-for="head in siblings" type="button" :aria-pressed="head === chosen.head" @click="choose(chosen.layer, head)">{{ head }}</button>
           </div>
           <span class="note">{{ siblings.length === 1 ? 'alone on' : 'these share' }} KV head {{ kvHead }}</span></div>
-        <div class="columns head-view">
+        <div class="stack">
           <div class="lines-frame">
             <svg :viewBox="'0 0 420 ' + row * found.tokens.length" :height="row * found.tokens.length" width="420" role="img" aria-label="Lines from each token to those it looks at">
               <line v-for="one in lines" x1="150" x2="270" :y1="row * (one.query + 0.5)" :y2="row * (one.key + 0.5)" stroke="var(--line-color)" :stroke-opacity="one.weight"
@@ -88,6 +89,7 @@ export default {
             <figcaption class="note">{{ spot ? visible(found.tokens[spot.query]) + ' looks at ' + visible(found.tokens[spot.key]) + ': ' + percent(spot.weight) : 'Each row is a token, each column one that it can look at.' }}</figcaption>
           </figure>
         </div>
+      </div>
       </div>
     </section>`,
   data: () => ({ name: "", text: EXAMPLE, found: null, chosen: null, figure: "", pointed: null, spot: null, problem: null, isBusy: false, isLocked: false, figures: FIGURES, row: ROW }),
