@@ -46,7 +46,7 @@ export default {
       <p v-if="problem" class="banner bad" role="alert">{{ problem }}</p>
       <p v-if="!found && !isBusy && !problem" class="panel empty">Type a sentence of at most 256 tokens. It is read once more by the weights that serve, and every head shows where it looks.</p>
       <div v-if="found" class="heads-layout">
-      <div class="panel">
+      <div class="panel heads-model">
         <div class="panel-head"><h2>{{ found.model }}: {{ found.layers.length }} layers, {{ found.tokens.length }} tokens</h2>
           <div class="segments" role="group" aria-label="What the cells show">
             <button type="button" :aria-pressed="figure === ''" @click="figure = ''">Maps</button>
