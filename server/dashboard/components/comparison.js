@@ -88,7 +88,7 @@ export default {
         <div class="table-wrap">
           <table class="figures">
             <thead><tr><th>Variant</th><th>A token takes</th><th>Tokens<br />that fit</th><th>Requests<br />planned</th><th>reached</th><th>Generated<br />tok/s</th>
-              <th>First token<br />median</th><th>Between tokens<br />median</th><th>Read for<br />each token</th><th>Same tokens<br />as the source</th></tr></thead>
+              <th>First token<br />median</th><th>Between tokens<br />median</th><th>CPU time<br />of the load</th><th>Read for<br />each token</th><th>Same tokens<br />as the source</th></tr></thead>
             <tbody>
               <tr v-for="one in variants" :data-kv="one.planned.num_kv_heads" :class="{ actual: one.planned.method === 'source' }">
                 <td><span class="kind" :class="one.planned.attention_type">{{ one.planned.attention_type.toUpperCase() }}</span> {{ one.planned.num_kv_heads }} KV <span class="muted">{{ one.planned.method }}</span></td>
@@ -96,7 +96,7 @@ export default {
                 <td data-field="planned" :data-value="one.planned.num_requests">{{ count(one.planned.num_requests) }}</td>
                 <td data-field="reached" :data-value="one.num_requests_reached">{{ count(one.num_requests_reached) }}</td>
                 <td data-field="rate" :data-value="one.load.output_tokens_per_s">{{ significant(one.load.output_tokens_per_s) }}</td>
-                <td>{{ durationText(one.load.ttft_s.p50) }}</td><td>{{ durationText(one.load.itl_s.p50) }}</td>
+                <td>{{ durationText(one.load.ttft_s.p50) }}</td><td>{{ durationText(one.load.itl_s.p50) }}</td><td>{{ durationText(one.load_cpu_s) }}</td>
                 <td>{{ bytes(one.kv_read_bytes_per_token) }}</td><td>{{ percent(one.tokens.equal_token_share) }}</td>
               </tr>
             </tbody>
