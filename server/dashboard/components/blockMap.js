@@ -139,7 +139,7 @@ export default {
         state: STATES[this.map.states[place]],
         filled: this.map.filled_slots[place],
         owners: this.prepared.owners[place].map((index) => this.map.request_ids[index]),
-        x: Math.max(8, Math.min(event.clientX + 14, window.innerWidth - 300)),
+        x: Math.max(8, Math.min(event.clientX + 14, window.innerWidth - 335)),
         y: event.clientY + 16,
       };
     },

@@ -49,12 +49,18 @@ const CHARTS = [
   },
 ];
 
+/** The whole cache; where only a small part of it is ever taken, that part, so that it can be seen. */
+function cacheHeight() {
+  const most = Math.max(0, ...series.value.map((point) => point.used + point.cached));
+  const total = newest.value?.total ?? 0;
+  return most > total / 4 ? total : Math.max(most * 1.2, total / 256);
+}
+
 function option({ format, lines }) {
   const whole = format === count ? { minInterval: 1 } : {};
-  const total = newest.value?.total ?? 0;
   return {
     xAxis: timeAxis(),
-    yAxis: format === bytes ? binaryAxis(bytes, total) : valueAxis(format, whole),
+    yAxis: format === bytes ? binaryAxis(bytes, cacheHeight()) : valueAxis(format, whole),
     tooltip: tooltip({ valueFormatter: (value) => (value == null ? "–" : format(value)) }),
     series: lines.map(({ name, colorName, read, more }) =>
       line(name, colorName, series.value.map((point) => [point.at * 1000, read(point)]), more),
@@ -66,7 +72,7 @@ export default {
   template: `
     <section class="columns" aria-label="The last five minutes">
       <figure v-for="chart in charts" class="panel">
-        <figcaption class="panel-head"><h2>{{ chart.title }}</h2><span class="note">{{ chart.note ?? 'last five minutes' }}</span></figcaption>
+        <figcaption class="panel-head"><h2>{{ chart.title }}</h2><span class="note">{{ chart.note ?? 'last five minutes' }}<template v-if="chart.format === bytes && newest">, of {{ bytes(newest.total) }}</template></span></figcaption>
         <div class="chart" ref="canvas"></div>
         <div class="inline-legend">
           <span v-for="one in chart.lines"><i :style="swatch(one)"></i>{{ one.name }}</span>
@@ -84,6 +90,7 @@ export default {
     this.drawn.forEach((chart) => chart.dispose());
   },
   methods: {
+    bytes,
     swatch({ colorName, more }) {
       const isDashed = more.lineStyle?.type === "dashed";
       return isDashed

@@ -218,7 +218,7 @@ export default {
         return;
       }
       const box = event.target.getBoundingClientRect();
-      const x = Math.max(8, Math.min(box.left, window.innerWidth - 300));
+      const x = Math.max(8, Math.min(box.left, window.innerWidth - 335));
       this.looked = { tokens: piece.tokens, x, y: box.bottom + 6 };
     },
     /** The most probable tokens, the chosen one among them. */

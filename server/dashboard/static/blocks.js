@@ -18,16 +18,25 @@ export const COLORS = {
   cached: "repeating-linear-gradient(135deg, var(--cached) 0 2px, var(--free) 2px 5px)",
 };
 
-/** The same request has the same colour as long as it lives. */
-export function colorOf(requestId) {
-  let sum = 0;
-  for (const letter of requestId) sum = (sum * 31 + letter.charCodeAt(0)) >>> 0;
-  return OWNERS[sum % OWNERS.length];
+const given = new Map();
+
+/** A request keeps its colour as long as it lives; a new one gets the colour that fewest have. */
+export const colorOf = (requestId) => given.get(requestId);
+
+function giveColors(requestIds) {
+  for (const id of [...given.keys()]) if (!requestIds.includes(id)) given.delete(id);
+  for (const id of requestIds) {
+    if (given.has(id)) continue;
+    const taken = [...given.values()];
+    const uses = OWNERS.map((one) => taken.filter((other) => other === one).length);
+    given.set(id, OWNERS[uses.indexOf(Math.min(...uses))]);
+  }
 }
 
 /** Per block, the indices of its owners: the answer has them one after the other. */
 export function prepare(map) {
   let next = 0;
+  giveColors(map.request_ids);
   const owners = map.ref_counts.map((number) => (map.owners.length ? map.owners.slice(next, (next += number)) : []));
   return { owners };
 }

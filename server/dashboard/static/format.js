@@ -27,6 +27,7 @@ export function significant(number) {
 /** `840 µs`, `12.4 ms`, `1.82 s`, as [number, unit]. */
 export function duration(seconds) {
   if (seconds == null || !Number.isFinite(seconds)) return [NONE, ""];
+  if (seconds === 0) return ["0", "s"];
   if (seconds < 0.001) return [significant(seconds * 1e6), "µs"];
   if (seconds < 1) return [significant(seconds * 1e3), "ms"];
   return [significant(seconds), "s"];

@@ -11,7 +11,7 @@ export const FIELDS = [
       number("top_p", "Top p", "0 to 1", { step: 0.05, min: 0, max: 1 }),
       number("top_k", "Top k", "0: all", { step: 1 }),
       number("min_p", "Min p", "0 to 1", { step: 0.01, min: 0, max: 1 }),
-      number("seed", "Seed", "same seed, same tokens", { step: 1 }),
+      number("seed", "Seed", "drawn", { step: 1 }),
       number("n", "Answers (n)", "1", { step: 1, min: 1, max: 8 }),
     ],
   },
@@ -39,7 +39,7 @@ export const FIELDS = [
   {
     title: "Serving",
     fields: [
-      number("priority", "Priority", "lower runs earlier", { step: 1 }),
+      number("priority", "Priority", "lower first", { step: 1 }),
       { name: "cache_salt", label: "Cache salt", hint: "share prefixes only with it", kind: "text" },
       { name: "more", label: "More fields, as JSON", hint: '{"response_format": …}', kind: "json" },
     ],
