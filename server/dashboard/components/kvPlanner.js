@@ -9,6 +9,7 @@ import { color } from "headcount/theme.js";
 const DTYPES = ["float32", "bfloat16", "float16", "fp8_e4m3", "int8"];
 const CURVE_POINTS = 8;
 const STEP = 64;
+const NARROW_PX = 480;
 const WAIT_MS = 120;
 const MARKS = ["circle", "rect", "triangle", "diamond"];
 
@@ -131,6 +132,7 @@ export default {
     },
     option() {
       const budget = this.entry?.bytes.total ?? 0;
+      const isNarrow = this.$refs.canvas.clientWidth < NARROW_PX;
       const name = (row) => `${row.num_kv_heads} KV ${row.num_kv_heads === 1 ? "head" : "heads"}`;
       const lines = this.curve.map((row, place) =>
         line(name(row), row.attention_type, row.points.map(([x, size]) => [x, size * this.batch]), {
@@ -138,7 +140,7 @@ export default {
           showSymbol: true,
           symbol: MARKS[place % MARKS.length],
           symbolSize: 7,
-          endLabel: { show: true, color: color("ink"), fontSize: 12, formatter: ({ seriesName }) => seriesName + (row.label === "actual" ? ", served" : "") },
+          endLabel: { show: true, color: color("ink"), fontSize: 12, formatter: isNarrow ? `${row.num_kv_heads} KV` : name(row) + (row.label === "actual" ? ", served" : "") },
         }),
       );
       const mark = (more) => ({ symbol: "none", silent: true, lineStyle: { color: color("ink"), width: 1.4, type: "solid" }, ...more });
@@ -149,7 +151,7 @@ export default {
       const here = mark({ data: [{ xAxis: this.context }], label: { show: false }, lineStyle: { color: color("faint"), type: "dotted", width: 1.5 } });
       const most = Math.max(budget, ...this.curve.flatMap(({ points }) => points.map(([, size]) => size * this.batch)));
       return {
-        grid: { left: 8, right: 118, top: 18, bottom: 26, containLabel: true },
+        grid: { left: 8, right: isNarrow ? 44 : 118, top: 18, bottom: 26, containLabel: true },
         xAxis: { ...binaryAxis(tokens, this.longest), max: this.longest, splitLine: { show: false }, name: "tokens of context of each request", nameLocation: "middle", nameGap: 28, nameTextStyle: { color: color("muted"), fontSize: 12 } },
         yAxis: binaryAxis(bytes, Math.min(most, budget * 4)),
         tooltip: tooltip({ valueFormatter: bytes, axisPointer: { type: "line", label: { show: false } } }),
