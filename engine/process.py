@@ -104,9 +104,10 @@ class EngineProcess:
 def main() -> None:
     """Read the launch line, load, report, work."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    # A Ctrl-C in the terminal reaches the whole process group: the server drains first and then sends Stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A Ctrl-C in the terminal reaches the whole process group, and so does its end: the server drains first and then
+    # sends Stop.
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_number, signal.SIG_IGN)
     launch = msgspec.json.decode(sys.stdin.buffer.readline(), type=Launch)
     threading.Thread(target=_end_with_server, daemon=True).start()
     context = zmq.Context()

@@ -8,14 +8,15 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from configs.http import HTTPSettings
 from engine.errors import ModelLoadError
 from server.access_log import AccessLogMiddleware
-from server.auth import APIKeyMiddleware, open_paths
+from server.auth import APIKeyMiddleware, cors_options, open_paths
 from server.drain import DrainMiddleware
 from server.errors import install_error_handlers
-from server.limits import BodyLimitMiddleware
+from server.limits import RequestLimitsMiddleware
 from server.openapi import ERRORS, install_openapi
 from server.request_id import RequestIdMiddleware
 from server.routes import chat, completions, health, kv, kv_blocks, kv_plan, models, requests, tokenize
@@ -43,9 +44,11 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
         app.include_router(module.router)
     install_openapi(app)
     # The last one added is the outermost: every response carries a request id, refused ones too.
-    app.add_middleware(BodyLimitMiddleware, max_body_bytes=http.max_body_bytes)
+    app.add_middleware(RequestLimitsMiddleware, http=http)
     app.add_middleware(DrainMiddleware, state=state)
     app.add_middleware(APIKeyMiddleware, keys=state.keys, open_paths=open_paths(http))
+    if http.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors_options(http))
     app.add_middleware(AccessLogMiddleware)
     app.add_middleware(RequestIdMiddleware)
     return app

@@ -109,6 +109,24 @@ def body_too_large(max_body_bytes: int) -> APIError:
     return APIError(413, message, "invalid_request_error", "body_too_large")
 
 
+def headers_too_large(max_header_bytes: int) -> APIError:
+    """431: the request line and the headers are over the limit."""
+    message = f"the request line and its headers may hold at most {max_header_bytes} bytes; send shorter ones"
+    return APIError(431, message, "invalid_request_error", "headers_too_large")
+
+
+def too_slow(receive_timeout_s: float) -> APIError:
+    """408: the request did not arrive in time. The connection is not used again: the rest may still come."""
+    message = f"the request did not arrive within {receive_timeout_s:g} s; send it again, faster"
+    return APIError(408, message, "invalid_request_error", "receive_timeout", headers={"Connection": "close"})
+
+
+def too_many_connections(max_num_connections: int) -> APIError:
+    """503: as many connections are open as there may be."""
+    message = f"{max_num_connections} connections are open, which is the limit; close some, or try again later"
+    return APIError(503, message, "server_error", "too_many_connections", headers=_retry_after(1.0))
+
+
 def queue_full(message: str, *, retry_after_s: float) -> APIError:
     """429: too many requests wait already."""
     return APIError(429, message, "rate_limit_error", "queue_full", headers=_retry_after(retry_after_s))

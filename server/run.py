@@ -3,8 +3,10 @@
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
+import threading
 import time
 from types import FrameType
 
@@ -14,6 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from configs.http import HTTPSettings
 from engine.client import EngineState
 from server.app import create_app
+from server.certificate import check_certificate, reload_certificate
+from server.connection import bounded_protocol, watch_peers
 from server.served_model import ServedModel, ServerState, load_served_model
 
 __all__ = ["load_served_model", "serve"]
@@ -34,27 +38,38 @@ def serve(http: HTTPSettings, models: dict[str, ServedModel]) -> int:
 
     Returns:
         The exit code: 0 after an orderly end, 1 where the server could not start or its only model cannot be loaded.
+
+    Raises:
+        SettingsError: a file of keys or of the certificate cannot be used.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    check_certificate(http)
+    app = create_app(http, models)
     try:
         listener = _listen(http)
     except OSError as error:
         logger.error("%s", error)
         return 1
     host, port = listener.getsockname()[:2]
-    logger.info("listening on http://%s", _address(host, port))
-    app = create_app(http, models)
-    config = uvicorn.Config(
+    logger.info("listening on http%s://%s", "s" if http.tls_certificate else "", _address(host, port))
+    server = DrainingServer(uvicorn_config(http, app), app.state.server)
+    server.run(sockets=[listener])
+    return server.exit_code
+
+
+def uvicorn_config(http: HTTPSettings, app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn is to serve `app`."""
+    return uvicorn.Config(
         LoggedOnce(app),
+        http=bounded_protocol(http),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=1,
         server_header=False,
         lifespan="on",
+        ssl_certfile=http.tls_certificate,
+        ssl_keyfile=http.tls_key,
     )
-    server = DrainingServer(config, app.state.server)
-    server.run(sockets=[listener])
-    return server.exit_code
 
 
 class LoggedOnce:
@@ -94,6 +109,21 @@ class DrainingServer(uvicorn.Server):
         self._state = state
         self._drain: asyncio.Task[None] | None = None
         self._signal_times_s: list[float] = []
+        self._had_terminal = _has_terminal()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to end; SIGHUP reads the files of keys and of the certificate again."""
+        if threading.current_thread() is threading.main_thread():  # elsewhere no signal arrives
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.handle_hangup)
+        await super().serve(sockets)
+
+    def handle_hangup(self) -> None:
+        """Read the files again; where the signal says that the terminal is gone, drain as at SIGTERM."""
+        if self._had_terminal and not _has_terminal():
+            self.handle_exit(signal.SIGHUP, None)
+            return
+        self._state.keys.reload()
+        reload_certificate(self.config.ssl, self._state.http)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second: running requests end now, each with an error. Third: the process ends.
@@ -141,6 +171,15 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+def _has_terminal() -> bool:
+    """Whether this process can still reach the terminal it was started from."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def _listen(http: HTTPSettings) -> socket.socket:
     """The bound socket.
 
@@ -150,6 +189,7 @@ def _listen(http: HTTPSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    watch_peers(listener)
     try:
         listener.bind((http.host, http.port))
         listener.listen(BACKLOG)  # at once: who reads the log line may connect, and waits until the application is up
