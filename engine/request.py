@@ -116,6 +116,8 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Lower runs earlier; equal priorities run in order of arrival."""
     arrival_time_s: float = 0.0
     """time.time() at which the server took it."""
+    timeout_s: float | None = None
+    """Seconds after which the client ends it, finished or not."""
     cache_salt: str = ""
     """Only requests with the same salt share blocks."""
     enable_kv_receipt: bool = False
@@ -254,5 +256,7 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     """The stop token that ended it (it is the last of `token_ids`)."""
     error: str | None = None
     """With FinishReason.ERROR: what went wrong, fit for a client's eyes."""
+    error_code: str | None = None
+    """Where the client ended it before its time: `deadline_exceeded`, `slow_reader`."""
     is_engine_lost: bool = False
     """With FinishReason.ERROR: the whole engine ended, not only this request."""

@@ -47,8 +47,9 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         missing = next((path for path in (certificate, key) if not path.exists()), certificate)
         raise SettingsError(f"there is no file {missing}, which tls_certificate or tls_key names") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise SettingsError(f"tls_certificate {certificate} with tls_key {key} cannot be used: {reason}") from None
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+        problem = reason.lower().replace("_", " ")  # OpenSSL's names are such as KEY_VALUES_MISMATCH
+        raise SettingsError(f"tls_certificate {certificate} with tls_key {key} cannot be used: {problem}") from None
 
 
 def _no_password() -> str:

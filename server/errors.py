@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core.core_schema import ErrorType
 from starlette.exceptions import HTTPException
 
-from engine.errors import EngineError, EngineUnavailableError, QueueFullError, RequestRefusedError
+from engine.errors import EngineError, EngineUnavailableError, QueueFullError, RequestCutError, RequestRefusedError
 
 logger = logging.getLogger("headcount.server")
 
@@ -121,6 +121,11 @@ def too_slow(receive_timeout_s: float) -> APIError:
     return APIError(408, message, "invalid_request_error", "receive_timeout", headers={"Connection": "close"})
 
 
+def cut_off(message: str, *, code: str) -> APIError:
+    """408: the request was ended before its output was complete. The header keeps clients from trying again by themselves."""
+    return APIError(408, message, "timeout_error", code, headers={"X-Should-Retry": "false"})
+
+
 def too_many_connections(max_num_connections: int) -> APIError:
     """503: as many connections are open as there may be."""
     message = f"{max_num_connections} connections are open, which is the limit; close some, or try again later"
@@ -189,6 +194,8 @@ def error_of(exception: BaseException) -> APIError:
             return exception
         case RequestRefusedError():
             return invalid_request(str(exception), code=exception.code, param=exception.param)
+        case RequestCutError():
+            return cut_off(str(exception), code=exception.code)
         case QueueFullError():
             return queue_full(str(exception), retry_after_s=exception.retry_after_s)
         case EngineUnavailableError():

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.errors import EngineError, EngineUnavailableError, StepFailedError
+from engine.errors import EngineError, EngineUnavailableError, RequestCutError, StepFailedError
 from engine.request import FinishReason, KVReceipt, Request, TokenDelta, TokenLogprobs
 from kvcache.geometry import KVGeometry
 from server.metrics import Metrics
@@ -60,6 +60,7 @@ class Choice:
         Raises:
             EngineUnavailableError: the engine ended before the request did.
             StepFailedError: the engine failed at this request.
+            RequestCutError: its time was up, or nobody read it.
         """
         last_s = self._start_s
         try:
@@ -113,6 +114,8 @@ class Choice:
 def _error_of(delta: TokenDelta) -> EngineError:
     """What a delta that ends a request without its output tells."""
     message = delta.error or "the request was aborted"
+    if delta.error_code is not None:
+        return RequestCutError(message, code=delta.error_code)
     if delta.is_engine_lost:
         code = "draining" if delta.finish_reason is FinishReason.ABORT else "engine_unavailable"
         return EngineUnavailableError(message, retry_after_s=1.0, code=code)
@@ -178,7 +181,8 @@ async def _events_of(choice: Choice) -> AsyncGenerator[Event, None]:
 
 
 async def _merged(choices: list[Choice]) -> AsyncGenerator[Event, None]:
-    queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
+    # Bounded: where nobody reads, deltas are to gather where they are counted, in the stream of each request.
+    queue: asyncio.Queue[Event | Exception] = asyncio.Queue(maxsize=len(choices))
     tasks = [asyncio.create_task(_pump(choice, queue)) for choice in choices]
     num_open = len(choices)
     try:
@@ -198,6 +202,6 @@ async def _pump(choice: Choice, queue: asyncio.Queue[Event | Exception]) -> None
     try:
         async with aclosing(_events_of(choice)) as events:
             async for event in events:
-                queue.put_nowait(event)
+                await queue.put(event)
     except Exception as error:
-        queue.put_nowait(error)
+        await queue.put(error)

@@ -88,6 +88,8 @@ class GenerationBody(RequestBody):
     """Share cached prompt blocks only with requests of the same salt (and the same API key)."""
     kv_receipt: bool = False
     """Add to `usage` what the request took of the KV cache, and what it would take as MHA and MQA."""
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds after which the request ends with an error, finished or not. The server has a limit of its own."""
     user: str | None = None
     """Accepted for compatibility; no effect."""
     metadata: dict[str, str] | None = None

@@ -1,5 +1,6 @@
 """What the two generation routes share: from prompts to choices, from choices to a response."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -19,6 +20,9 @@ from server.served_model import ServedModel, ServerState
 from server.streaming import EventStream, respond
 from server.text_assembler import TextAssembler
 from server.writers.base import Writer
+
+BYTES_PER_LOGPROB = 100
+"""Of JSON, for one token with its text, its bytes and its number."""
 
 
 class Wanted(NamedTuple):
@@ -58,6 +62,23 @@ def check_body(body: GenerationBody, state: ServerState) -> None:
         raise invalid_request(message, code="invalid_value", param="kv_receipt")
 
 
+def check_logprobs_bytes(wanted: Wanted, num_choices: int, max_bytes: int) -> None:
+    """Estimate what all log-probabilities of the response take.
+
+    Raises:
+        APIError: more than `max_bytes` (400).
+    """
+    num_entries = 0
+    for prompt, max_tokens in zip(wanted.prompts, wanted.max_tokens, strict=True):
+        num_entries += 0 if wanted.logprobs is None else max_tokens * (wanted.logprobs + 1)
+        num_entries += 0 if wanted.prompt_logprobs is None else len(prompt) * (wanted.prompt_logprobs + 1)
+    num_bytes = num_entries * num_choices * BYTES_PER_LOGPROB
+    if num_bytes > max_bytes:
+        param = "logprobs" if wanted.prompt_logprobs is None else "prompt_logprobs"
+        message = f"the log-probabilities may take {max_bytes} bytes, and all that are asked for could take {num_bytes}"
+        raise invalid_request(f"{message}: ask for fewer, or for fewer tokens", param=param)
+
+
 def build_choices(
     http_request: HTTPRequest, body: GenerationBody, model: ServedModel, wanted: Wanted, *, id_prefix: str
 ) -> list[Choice]:
@@ -78,6 +99,8 @@ def build_choices(
     name, salt = new_response_id(id_prefix), prefix_salt(http_request, body.cache_salt)
     choices: list[Choice] = []
     try:
+        model.client.check_room(wanted.prompts, body.n)
+        check_logprobs_bytes(wanted, body.n, state.http.max_logprobs_bytes)
         for prompt_idx, prompt_token_ids in enumerate(wanted.prompts):
             for choice_idx in range(body.n):
                 params = build_sampling_params(
@@ -94,6 +117,7 @@ def build_choices(
                     sampling_params=params,
                     priority=body.priority,
                     arrival_time_s=time.time(),
+                    timeout_s=min(body.timeout or math.inf, state.http.request_timeout_s),
                     cache_salt=salt,
                     enable_kv_receipt=body.kv_receipt,
                 )

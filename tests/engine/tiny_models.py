@@ -66,8 +66,8 @@ def settings(**overrides: Any) -> EngineSettings:
 
 
 def make_request(request_id: str, prompt_token_ids: list[int], **params: Any) -> Request:
-    """A greedy request of up to 16 tokens, unless `params` says otherwise; priority and arrival_time_s go to it."""
-    fields = {name: params.pop(name) for name in ("priority", "arrival_time_s") if name in params}
+    """A greedy request of up to 16 tokens, unless `params` says otherwise; the first three go to it."""
+    fields = {name: params.pop(name) for name in ("priority", "arrival_time_s", "timeout_s") if name in params}
     sampling = SamplingParams(**{"temperature": 0.0, "max_tokens": 16, **params})
     return Request(request_id=request_id, prompt_token_ids=prompt_token_ids, sampling_params=sampling, **fields)
 

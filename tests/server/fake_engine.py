@@ -10,9 +10,9 @@ from fastapi import FastAPI
 
 from configs.http import HTTPSettings
 from engine.admission import check_request
-from engine.client import DeltaStream
 from engine.errors import QueueFullError
 from engine.request import FinishReason, Request, TokenDelta, TokenLogprobs
+from engine.streams import DeltaStream
 from server.app import create_app
 from server.chat import ChatTemplate
 from server.served_model import GenerationDefaults, ServedModel

@@ -71,6 +71,9 @@ class FakeClient:
     def open_request_ids(self) -> list[str]:
         return list(self.states)
 
+    def check_room(self, prompts: list[list[int]], num_choices: int) -> None:
+        """There is always room."""
+
     async def block_snapshot(self) -> BlockSnapshot:
         if self.snapshot is None:
             raise EngineUnavailableError("the engine died before it answered", retry_after_s=5.0)

@@ -1,5 +1,6 @@
 """Connections that send nothing, too much, too slowly, or do not read: each ends, and the others go on."""
 
+import asyncio
 import json
 import socket
 import time
@@ -149,6 +150,7 @@ def test_a_reader_that_stops_is_cut_off(
                 while True:
                     yield b"x" * 100_000
                     num_bytes += 100_000
+                    await asyncio.sleep(0)
             finally:
                 ended.append(num_bytes)
 
@@ -178,14 +180,14 @@ def test_a_reader_that_is_only_slow_gets_everything(serve: Callable[..., Running
 
 
 def test_connections_of_peers_that_are_gone_are_found_by_tcp() -> None:
-    with run._listen(HTTPSettings(port=0)) as listener:
-        with socket.create_connection(listener.getsockname()[:2]) as client:
-            accepted, _ = listener.accept()
-            with accepted:
-                assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
-                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
-            client.close()
+    with (
+        run._listen(HTTPSettings(port=0)) as listener,
+        socket.create_connection(listener.getsockname()[:2]),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
 
 
 def until(holds: Callable[[], bool]) -> None:

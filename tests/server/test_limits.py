@@ -1,11 +1,10 @@
 """A body over the limit is refused, however it comes."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
-
 import json
 import time
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette

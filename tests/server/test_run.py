@@ -164,7 +164,7 @@ def test_a_file_of_keys_that_is_not_there_ends_the_start(tmp_path: Path) -> None
 def test_hanging_up_reads_the_keys_again(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("old\n")
-    with Running(FakeServer(tmp_path / "model", api_key_file=path)) as running:
+    with Running(FakeServer(tmp_path, api_key_file=path)) as running:
         statuses = []
         for content in ("new\n", "no good key\n"):
             path.write_text(content)
