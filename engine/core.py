@@ -19,6 +19,7 @@ from collections.abc import Iterable
 import msgspec
 
 from engine.info import EngineInfo, EngineStats, Observations, RequestState
+from engine.isolation import Isolation
 from engine.pending import LaunchedStep, StepOutput
 from engine.request import (
     FinishReason,
@@ -61,6 +62,7 @@ class EngineCore:
         self._manager = manager
         self._max_unsettled = 1 if enable_overlap else 0
         self._launched: deque[LaunchedStep] = deque()
+        self._isolation = Isolation()
         self._settled_s = 0.0
         self._eos_token_ids = set(info.eos_token_ids)
         self._stats = EngineStats()
@@ -85,15 +87,15 @@ class EngineCore:
 
     def step(self) -> list[TokenDelta]:
         """Launch a step, then settle it, or with overlap the one before it: the whole engine in a few lines."""
-        if batch := self._scheduler.schedule():
+        if batch := self._schedule():
             self._launch(batch)
         is_due = len(self._launched) > (self._max_unsettled if batch else 0)
         return self._settle() if is_due else []
 
     def fail_step(self, message: str) -> list[TokenDelta]:
-        """End the requests of all steps that are not settled: one has failed, and nobody can say for whose sake.
+        """A step has failed: of the steps that are not settled, one request ends, or it is found which one has to.
 
-        The others go on. Where no step was launched, everybody's request ends: what failed is the scheduling of all.
+        The others are computed again. Where no step was launched, everybody's request ends: what failed is the scheduling.
 
         Side effects: no prefix can be found any more, since blocks of those steps may hold anything.
 
@@ -101,8 +103,11 @@ class EngineCore:
             RuntimeError: the device is lost; only a new process gets it back.
         """
         unsettled = {item.request.request_id: item.request for step in self._launched for item in step.batch.scheduled}
-        ids = [name for name, request in unsettled.items() if request.status is not RequestStatus.FINISHED]
-        ids = ids if self._launched else self._scheduler.request_ids()
+        failed = {name: one for name, one in unsettled.items() if one.status is not RequestStatus.FINISHED}
+        ids = list(failed) if self._launched else self._scheduler.request_ids()
+        if self._launched and len(failed) > 1:
+            self._start_over(failed)
+            ids = []
         for request_id in ids:
             self._scheduler.finish(request_id)
         self._launched.clear()
@@ -135,11 +140,38 @@ class EngineCore:
         """Raise PoolIntegrityError where the pool's books do not add up."""
         self._manager.check_integrity()
 
+    def _schedule(self) -> ScheduledBatch | None:
+        """The next step: of everybody, or after a failed one of the group whose turn it is."""
+        while group := self._isolation.group(self._num_output_tokens):
+            batch = self._scheduler.schedule(group)
+            if batch or self._launched:
+                return batch
+            # Requests that have had their trial hold blocks which the group needs.
+            self._scheduler.requeue_all_but(group)
+            if batch := self._scheduler.schedule(group):
+                return batch
+            self._isolation.drop(group)
+        return self._scheduler.schedule()
+
+    def _num_output_tokens(self, request_id: str) -> int | None:
+        request = self._scheduler.find(request_id)
+        return None if request is None else len(request.output_token_ids)
+
+    def _start_over(self, failed: dict[str, Request]) -> None:
+        """Compute these again in halves: what the unsettled steps gave for them is lost."""
+        for step in reversed(self._launched):
+            for item, num_reported in zip(step.batch.scheduled, step.num_reported, strict=False):
+                item.request.num_reported_prompt_logprobs = num_reported
+        for request in failed.values():
+            self._scheduler.requeue(request)
+        self._isolation.split({name: len(request.output_token_ids) for name, request in failed.items()})
+
     def _launch(self, batch: ScheduledBatch) -> None:
         """Put a step on the device and book what is known of it."""
         step = LaunchedStep(batch, time.perf_counter())
         self._launched.append(step)
         step.pending = self._runner.launch(batch)
+        step.num_reported = [item.request.num_reported_prompt_logprobs for item in batch.scheduled]
         step.receipts = [self._book(item) for item in batch.scheduled]
 
     def _book(self, item: ScheduledRequest) -> KVReceipt | None:
@@ -212,6 +244,8 @@ class EngineCore:
         request.num_pending_tokens -= 1
         self._stats.generation_tokens += 1
         delta.token_ids = [token_id]
+        if len(request.output_token_ids) == 1:
+            delta.scheduled_time_s = request.scheduled_time_s
         delta.finish_reason = finish_reason_of(request, self._eos_token_ids, self.info.max_model_len)
         if delta.finish_reason is FinishReason.STOP:
             delta.stop_token_id = token_id

@@ -77,7 +77,7 @@ class EngineProcess:
         try:
             return self._core.step()
         except Exception as error:
-            logger.exception("a step failed; its requests end with an error")
+            logger.exception("a step failed; the request that it fails at ends with an error")
             return self._core.fail_step(_what_failed(error))
 
     def _read(self) -> None:

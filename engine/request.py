@@ -131,6 +131,8 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Tokens whose KV is valid once the steps that are launched have run."""
     num_cached_tokens: int = 0
     """Of those, found in the prefix cache when the request was first scheduled."""
+    scheduled_time_s: float = 0.0
+    """time.time() at which its first step was planned."""
     num_counted_prompt_tokens: int = 0
     """Prompt tokens that the stats know of: a recomputation after preemption does not count them again."""
     num_peak_blocks: int = 0
@@ -249,6 +251,8 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     prompt_logprobs: list[TokenLogprobs] = []
     """Prompt positions 1, 2, … as they are computed (chunk by chunk), where asked for."""
     num_cached_tokens: int = 0
+    scheduled_time_s: float | None = None
+    """With the first token: when the request's first step was planned."""
     kv_receipt: KVReceipt | None = None
     """As of this delta, where asked for: a stop string ends a request in the server, which the engine learns too late."""
     finish_reason: FinishReason | None = None

@@ -133,7 +133,9 @@ class OpenStreams:
             QueueFullError: there is no place; `check_room` tells that for several at once, and keeps promised places.
         """
         if len(self._open) >= self._max_num_open:
-            self._refuse(f"{self._settings.max_num_waiting} requests wait already", [request.prompt_token_ids], 1, False)
+            self._refuse(
+                f"{self._settings.max_num_waiting} requests wait already", [request.prompt_token_ids], 1, False
+            )
         stream = DeltaStream(request.request_id, self._close, self._settings.max_num_unread_tokens)
         timer = None
         if request.timeout_s is not None:

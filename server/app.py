@@ -22,21 +22,23 @@ from server.request_id import RequestIdMiddleware
 from server.routes import chat, completions, health, kv, kv_blocks, kv_plan, models, requests, tokenize
 from server.served_model import ServedModel, ServerState
 from server.start_report import print_start
+from server.tracing import Tracing, TracingMiddleware
 
 logger = logging.getLogger("headcount.server")
 
 
-def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
+def create_app(http: HTTPSettings, served: dict[str, ServedModel], tracing: Tracing | None = None) -> FastAPI:
     """The application that serves `served`; its lifespan starts and ends their engines.
 
     Args:
         http: limits and keys.
         served: the models by name.
+        tracing: makes the spans; None for none.
 
     Raises:
         SettingsError: a key file cannot be used.
     """
-    state = ServerState(http, served, created_s=int(time.time()))
+    state = ServerState(http, served, created_s=int(time.time()), tracing=tracing)
     app = FastAPI(title="headcount", version=version("headcount"), lifespan=_lifespan, redoc_url=None, responses=ERRORS)
     app.state.server = state
     install_error_handlers(app)
@@ -50,6 +52,8 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
     if http.cors_origins:
         app.add_middleware(CORSMiddleware, **cors_options(http))
     app.add_middleware(AccessLogMiddleware)
+    if tracing is not None:
+        app.add_middleware(TracingMiddleware, tracing=tracing)
     app.add_middleware(RequestIdMiddleware)
     return app
 
@@ -66,6 +70,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await asyncio.gather(*(client.shutdown() for client in clients))
     await asyncio.gather(*reports)
+    if state.tracing is not None:
+        await asyncio.to_thread(state.tracing.shutdown)
 
 
 async def _report(model: ServedModel) -> None:

@@ -16,6 +16,7 @@ from server.protocol.responses import KVReceiptOut, PromptTokensDetails, Usage
 from server.receipts import add_receipts, price_receipt
 from server.served_model import ServedModel
 from server.text_assembler import Piece, TextAssembler
+from server.tracing import ChoiceTrace
 
 
 class Choice:
@@ -27,6 +28,7 @@ class Choice:
         request: for the engine; it is checked, and refused, here.
         assembler: makes its text.
         metrics: where its timings go.
+        trace: where its phases go; None for nowhere.
 
     Attributes:
         num_generation_tokens: tokens out so far.
@@ -39,7 +41,13 @@ class Choice:
     """
 
     def __init__(
-        self, index: int, model: ServedModel, request: Request, assembler: TextAssembler, metrics: Metrics
+        self,
+        index: int,
+        model: ServedModel,
+        request: Request,
+        assembler: TextAssembler,
+        metrics: Metrics,
+        trace: ChoiceTrace | None = None,
     ) -> None:
         self.index = index
         self.request = request
@@ -50,6 +58,7 @@ class Choice:
         self._model_name = model.name
         self._assembler = assembler
         self._metrics = metrics
+        self._trace = trace
         self._is_closed = False
         self._deltas = model.client.generate(request)
         self._start_s = time.perf_counter()
@@ -87,6 +96,8 @@ class Choice:
             return
         self._is_closed = True
         self._deltas.close()
+        if self._trace is not None:
+            self._trace.end(finish_reason, self.num_generation_tokens, self.num_cached_tokens)
         self._metrics.observe_finished(
             self._model_name,
             finish_reason=finish_reason,
@@ -100,6 +111,8 @@ class Choice:
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
         self.prompt_logprobs += delta.prompt_logprobs
         self.kv_receipt = delta.kv_receipt or self.kv_receipt
+        if self._trace is not None:
+            self._trace.observe(delta)
         if not delta.token_ids:
             return last_s
         now_s = time.perf_counter()

@@ -14,11 +14,13 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from configs.http import HTTPSettings
+from configs.tracing import TracingSettings
 from engine.client import EngineState
 from server.app import create_app
 from server.certificate import check_certificate, reload_certificate
 from server.connection import bounded_protocol, watch_peers
 from server.served_model import ServedModel, ServerState, load_served_model
+from server.tracing import start_tracing
 
 __all__ = ["load_served_model", "serve"]
 
@@ -27,24 +29,26 @@ logger = logging.getLogger("headcount.server")
 DRAIN_POLL_S = 0.05
 BACKLOG = 2048
 SAME_SIGNAL_S = 1.0
+NO_TRACING = TracingSettings()
 
 
-def serve(http: HTTPSettings, models: dict[str, ServedModel]) -> int:
+def serve(http: HTTPSettings, models: dict[str, ServedModel], tracing: TracingSettings = NO_TRACING) -> int:
     """Serve until SIGTERM or SIGINT; a second one ends running requests too, a third one waits for nothing.
 
     Args:
         http: where to listen, and limits.
         models: by name.
+        tracing: where traces go.
 
     Returns:
         The exit code: 0 after an orderly end, 1 where the server could not start or its only model cannot be loaded.
 
     Raises:
-        SettingsError: a file of keys or of the certificate cannot be used.
+        SettingsError: a file of keys or of the certificate cannot be used, or traces are asked for and not installed.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     check_certificate(http)
-    app = create_app(http, models)
+    app = create_app(http, models, start_tracing(tracing))
     try:
         listener = _listen(http)
     except OSError as error:

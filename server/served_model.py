@@ -14,6 +14,7 @@ from server.errors import model_not_found
 from server.keys import Keys
 from server.metrics import Metrics
 from server.tokenizer import Tokenizer
+from server.tracing import Tracing
 
 
 class GenerationDefaults:
@@ -87,16 +88,20 @@ class ServerState:
         http: limits and addresses.
         models: by name.
         created_s: Unix time of the start.
+        tracing: makes the spans; None for none.
 
     Raises:
         SettingsError: a key file cannot be used.
     """
 
-    def __init__(self, http: HTTPSettings, models: dict[str, ServedModel], created_s: int) -> None:
+    def __init__(
+        self, http: HTTPSettings, models: dict[str, ServedModel], created_s: int, tracing: Tracing | None = None
+    ) -> None:
         self.http = http
         self.models = models
         self.created_s = created_s
         self.keys = Keys(http)
+        self.tracing = tracing
         self.metrics = Metrics()
         self.is_draining = False
         self.num_open_requests = 0

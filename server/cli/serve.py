@@ -32,4 +32,4 @@ def serve(
 
     folders = [(entry, resolve_model(entry.source)) for entry in settings.entries()]
     models = {entry.name: load_served_model(entry.name, folder, entry.settings) for entry, folder in folders}
-    return run_server(settings.http, models)
+    return run_server(settings.http, models, settings.tracing)

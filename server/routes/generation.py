@@ -19,6 +19,7 @@ from server.sampling import build_sampling_params
 from server.served_model import ServedModel, ServerState
 from server.streaming import EventStream, respond
 from server.text_assembler import TextAssembler
+from server.tracing import trace_choice
 from server.writers.base import Writer
 
 BYTES_PER_LOGPROB = 100
@@ -121,7 +122,9 @@ def build_choices(
                     cache_salt=salt,
                     enable_kv_receipt=body.kv_receipt,
                 )
-                choices.append(Choice(len(choices), model, request, _assembler(body, model, request), state.metrics))
+                trace = trace_choice(state.tracing, getattr(http_request.state, "span", None), model.name, request)
+                assembler = _assembler(body, model, request)
+                choices.append(Choice(len(choices), model, request, assembler, state.metrics, trace))
     except (APIError, EngineError) as error:
         state.metrics.count_rejected(model.name, error_of(error).code)
         for choice in choices:

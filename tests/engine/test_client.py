@@ -132,17 +132,14 @@ async def test_a_killed_engine_ends_its_streams_and_comes_back(folder: Path) -> 
     with pytest.raises(EngineUnavailableError, match="restarting") as caught:
         client.generate(make_request("s", prompt(5)))
     assert caught.value.retry_after_s > 0
-    for _ in range(300):
-        await asyncio.sleep(0.05)
-        if client.state is EngineState.READY:
-            break
+    await until(lambda: client.state is EngineState.READY)
     assert len(tokens(await collect(client, make_request("t", prompt(5), ignore_eos=True)))) == 16
     assert client.num_restarts == 1
     await client.shutdown()
     assert client.state is EngineState.STOPPED
 
 
-async def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+async def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     deadline_s = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline_s

@@ -12,7 +12,6 @@ from engine.retry_after import KEPT_S, LONGEST_S, SLACK, RetryAfter
 from engine.streams import DeltaStream, OpenStreams
 from tests.engine.tiny_models import make_request
 
-
 LATE_S = 0.05
 """Clients come so much later than told, at most."""
 
@@ -82,7 +81,9 @@ def simulate(service_s: float, num_clients: int, rush_s: float, rng: random.Rand
     streams = OpenStreams(SchedulerSettings(max_num_seqs=2, max_num_waiting=6), on_close=lambda _: None)
     for i in range(20):  # what ran before the rush
         streams._retry_after.ended((i - 20) * service_s)
-    events: list[tuple[float, int, DeltaStream | None]] = [(rng.uniform(0, rush_s), i, None) for i in range(num_clients)]
+    events: list[tuple[float, int, DeltaStream | None]] = [
+        (rng.uniform(0, rush_s), i, None) for i in range(num_clients)
+    ]
     heapq.heapify(events)
     free_s, first, waits = 0.0, {}, []
     with pytest.MonkeyPatch.context() as patch:

@@ -60,4 +60,3 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self.server.force_exit = self.server.should_exit = True
         self._thread.join(10)
-

@@ -22,7 +22,10 @@ def anyio_backend() -> str:
 
 async def test_nothing_is_said_to_other_pages_by_default(tmp_path: Path) -> None:
     async with connect(FakeServer(tmp_path).app) as client:
-        answers = [await client.options("/v1/models", headers=PREFLIGHT), await client.get("/v1/models", headers=PREFLIGHT)]
+        answers = [
+            await client.options("/v1/models", headers=PREFLIGHT),
+            await client.get("/v1/models", headers=PREFLIGHT),
+        ]
     assert answers[0].status_code == 405
     assert not any(name.startswith("access-control") for answer in answers for name in answer.headers)
 

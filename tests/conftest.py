@@ -1,0 +1,13 @@
+"""Options of the whole suite."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long, and how patiently, the long tests run."""
+    group = parser.getgroup("soak")
+    group.addoption("--soak-minutes", type=float, default=30.0, help="length of the mixed soak test")
+    group.addoption("--overload-seconds", type=float, default=60.0, help="length of the overload test")
+    group.addoption(
+        "--patience", type=float, default=1.0, help="factor on limits of time, for a machine that others use"
+    )
