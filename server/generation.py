@@ -47,6 +47,7 @@ class Choice:
         request: Request,
         assembler: TextAssembler,
         metrics: Metrics,
+        *,
         trace: ChoiceTrace | None = None,
     ) -> None:
         self.index = index

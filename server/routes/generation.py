@@ -124,7 +124,7 @@ def build_choices(
                 )
                 trace = trace_choice(state.tracing, getattr(http_request.state, "span", None), model.name, request)
                 assembler = _assembler(body, model, request)
-                choices.append(Choice(len(choices), model, request, assembler, state.metrics, trace))
+                choices.append(Choice(len(choices), model, request, assembler, state.metrics, trace=trace))
     except (APIError, EngineError) as error:
         state.metrics.count_rejected(model.name, error_of(error).code)
         for choice in choices:

@@ -178,7 +178,9 @@ def test_hanging_up_reads_the_keys_again(tmp_path: Path) -> None:
 def test_hanging_up_for_want_of_a_terminal_drains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeServer(tmp_path)
     monkeypatch.setattr(run, "_has_terminal", lambda: True)
-    server = DrainingServer(uvicorn.Config(fake.app), fake.state)
+    config = run.uvicorn_config(HTTPSettings(), fake.app)
+    config.load()
+    server = DrainingServer(config, fake.state)
     server.handle_hangup()
     assert not fake.state.is_draining
     monkeypatch.setattr(run, "_has_terminal", lambda: False)
