@@ -17,6 +17,8 @@ PRESETS = Path(__file__).parent / "presets"
 OTHER_ENV = frozenset({"cache_dir", "config", "preset", "url"})
 """Variables that are read elsewhere: where models are kept, the two sources themselves, and the server to talk to."""
 
+LISTS = frozenset({"model", "cors_origins"})
+
 
 class Layer(NamedTuple):
     """The settings that one source gives.
@@ -33,7 +35,7 @@ class Layer(NamedTuple):
 
 
 def read_env(environ: Mapping[str, str]) -> Layer:
-    """The `HEADCOUNT_*` variables. Several models are separated by commas.
+    """The `HEADCOUNT_*` variables. Several models, or origins, are separated by commas.
 
     Raises:
         SettingsError: a variable that names no setting.
@@ -48,8 +50,8 @@ def read_env(environ: Mapping[str, str]) -> Layer:
     ]
     if problems:
         raise SettingsError(*problems)
-    if "model" in values:
-        values["model"] = [name.strip() for name in values["model"].split(",") if name.strip()]
+    for name in LISTS & values.keys():
+        values[name] = [part.strip() for part in values[name].split(",") if part.strip()]
     return Layer("the environment", values, {})
 
 

@@ -137,7 +137,8 @@ class EngineClient:
             EngineUnavailableError: the engine is loading, restarting or stopped.
         """
         check_request(request, self._ready_info())
-        self._suspects.check(request, self._streams.requests.values())
+        if self._suspects:
+            self._suspects.check(request, self._streams.requests.values())
         stream = self._streams.add(request)
         self._send(Add(request))
         return stream

@@ -39,6 +39,9 @@ class Suspects:
         self._clock = clock
         self._records: dict[bytes, Record] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._records)
+
     def engine_died(self, requests: Iterable[Request]) -> None:
         """These were open."""
         now_s = self._clock()
@@ -55,7 +58,7 @@ class Suspects:
 
     def ended_well(self, request: Request) -> None:
         """It was not this one: it has run to its end."""
-        if self._records:
+        if self:
             self._records.pop(fingerprint(request), None)
 
     def check(self, request: Request, others: Iterable[Request]) -> None:
@@ -65,7 +68,7 @@ class Suspects:
             RequestRefusedError: the engine died of it twice.
             EngineUnavailableError: it was there twice, and so was one of the others.
         """
-        if not self._records or (record := self._find(request)) is None:
+        if not self or (record := self._find(request)) is None:
             return
         if record.is_guilty:
             minutes = round(FORGET_AFTER_S / 60)

@@ -70,8 +70,8 @@ def is_admin(connection: HTTPConnection) -> bool:
     return bool(getattr(connection.state, "is_admin", False))
 
 
-def requires_admin(connection: HTTPConnection) -> None:
-    """The dependency of a route that shows what others' requests do.
+async def requires_admin(connection: HTTPConnection) -> None:
+    """The dependency of a route that shows what others' requests do. Async, so that no thread is asked.
 
     Raises:
         APIError: an admin key is set, and the request has none (401), or another key (403).

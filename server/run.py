@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -28,6 +29,8 @@ logger = logging.getLogger("headcount.server")
 
 DRAIN_POLL_S = 0.05
 BACKLOG = 2048
+OTHER_FILES = 256
+"""Descriptors beside connections: models, logs, engines."""
 SAME_SIGNAL_S = 1.0
 NO_TRACING = TracingSettings()
 
@@ -55,6 +58,7 @@ def serve(http: HTTPSettings, models: dict[str, ServedModel], tracing: TracingSe
         logger.error("%s", error)
         return 1
     host, port = listener.getsockname()[:2]
+    _allow_connections(http.max_num_connections)
     logger.info("listening on http%s://%s", "s" if http.tls_certificate else "", _address(host, port))
     server = DrainingServer(uvicorn_config(http, app), app.state.server)
     server.run(sockets=[listener])
@@ -173,6 +177,15 @@ class DrainingServer(uvicorn.Server):
         # Ends every open stream with an error event and [DONE], which uvicorn would not.
         await asyncio.gather(*(model.client.shutdown() for model in self._state.models.values()))
         self.should_exit = True
+
+
+def _allow_connections(num_connections: int) -> None:
+    """Raise this process's own limit of open files to what its connections need, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = num_connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _has_terminal() -> bool:

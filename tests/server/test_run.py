@@ -186,3 +186,17 @@ def test_hanging_up_for_want_of_a_terminal_drains(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(run, "_has_terminal", lambda: False)
     server.handle_hangup()
     assert fake.state.is_draining
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [(1024, 524288, 4352), (1024, 2000, 2000), (1024, -1, 4352), (8192, 8192, None), (-1, -1, None)],
+)
+def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, expected: int | None
+) -> None:
+    raised: list[Any] = []
+    monkeypatch.setattr(run.resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(run.resource, "setrlimit", lambda _, limits: raised.append(limits))
+    run._allow_connections(4096)
+    assert raised == ([] if expected is None else [(expected, hard)])
