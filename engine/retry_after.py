@@ -15,8 +15,11 @@ FIRST_GUESS_S = 1.0
 """Until something has ended, a place is taken to come free every second."""
 SLACK = 1.15
 """Places are promised a little more slowly than they come free."""
-LONGEST_S = 60.0
-"""Nobody is told to wait longer: the load may have gone by then, and common clients take no larger number."""
+LONGEST_S = 300.0
+"""Nobody is told to wait longer: the load may have gone by then. Whoever is told this much comes back with many others."""
+SHARE_WEIGHT = 0.05
+"""How much one promise that is taken up, or not, counts in the share of those that are."""
+SMALLEST_SHARE = 0.05
 KEPT_S = 2.0
 """How late one may come."""
 EARLY_S = 0.5
@@ -31,6 +34,8 @@ class RetryAfter:
     def __init__(self) -> None:
         self._ends_s: deque[float] = deque(maxlen=NUM_MEASURED)
         self._promised_s = -math.inf
+        self._share = 1.0
+        """Of those who were refused, how many come back: the others need no place in the line."""
         self._promises: dict[Hashable, float] = {}
         """Who was told to come, and when: in whole seconds, as the header says it. The earliest are first."""
 
@@ -48,14 +53,14 @@ class RetryAfter:
         come_s = self._promises.get(name)
         if come_s is None or (now_s < come_s - EARLY_S and name != next(iter(self._promises))):
             return False
-        del self._promises[name]
+        self._forget(name, is_taken=now_s <= come_s + KEPT_S)
         return now_s <= come_s + KEPT_S
 
     def num_kept(self, now_s: float) -> int:
         """Places whose owners are still to come: a new request does not overtake them."""
         for name, come_s in list(itertools.islice(self._promises.items(), NUM_FORGOTTEN)):
             if come_s + KEPT_S < now_s:
-                del self._promises[name]
+                self._forget(name, is_taken=False)
         return len(self._promises)
 
     def promise(self, name: Hashable, now_s: float, num_places: int = 1) -> float:
@@ -66,7 +71,7 @@ class RetryAfter:
             now_s: the time.
             num_places: how many are needed.
         """
-        free_s = max(self._promised_s, now_s) + SLACK * num_places * self._place_s(now_s)
+        free_s = max(self._promised_s, now_s) + self._share * SLACK * num_places * self._place_s(now_s)
         self._promised_s = min(free_s, now_s + LONGEST_S)
         told_s = self._promised_s - now_s
         self._promises.setdefault(name, now_s + math.ceil(told_s))
@@ -77,6 +82,11 @@ class RetryAfter:
         told_s = SLACK * num_places * self._place_s(now_s)
         self._promises[name] = now_s + math.ceil(told_s)
         return told_s
+
+    def _forget(self, name: Hashable, *, is_taken: bool) -> None:
+        del self._promises[name]
+        self._share += SHARE_WEIGHT * (is_taken - self._share)
+        self._share = max(self._share, SMALLEST_SHARE)
 
     def _place_s(self, now_s: float) -> float:
         """Seconds between two places, as measured; a pause that is longer already counts."""

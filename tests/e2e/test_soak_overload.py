@@ -15,7 +15,7 @@ from tests.e2e.server_process import ServerProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.demo, pytest.mark.soak, pytest.mark.timeout(1800)]
 
-NUM_SEQS, NUM_WAITING = 4, 12
+NUM_SEQS, NUM_WAITING = 4, 4
 NUM_CLIENTS = 10 * (NUM_SEQS + NUM_WAITING)
 MAX_TOKENS = 4
 LATE_S = 0.5

@@ -46,7 +46,7 @@ def test_a_pause_counts_before_it_ends() -> None:
 
 def test_nobody_is_told_to_wait_for_ever_and_an_empty_queue_forgets() -> None:
     places = RetryAfter()
-    assert max(told(places, 0.0, 200)) == LONGEST_S
+    assert max(told(places, 0.0, 400)) == LONGEST_S
     places.is_idle()
     assert told(places, 0.0, 1) == pytest.approx([1.0])
 
@@ -63,6 +63,14 @@ def test_a_place_is_kept_until_a_moment_after_its_time_and_given_once() -> None:
     assert places.num_kept(2.1) == 1
     assert places.num_kept(2.1 + KEPT_S) == 0
     assert not places.claim("b", 2.1 + KEPT_S)
+
+
+def test_where_nobody_comes_back_the_line_is_short() -> None:
+    places = RetryAfter()
+    for second in range(200):
+        places.num_kept(10.0 * second)
+        assert places.promise(object(), 10.0 * second) < 1.5
+    assert sum(told(places, 2000.0, 10)) < 0.2 * sum(told(RetryAfter(), 2000.0, 10))
 
 
 @pytest.mark.parametrize("service_s", [0.2, 0.5, 1.5])
