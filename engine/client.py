@@ -98,7 +98,8 @@ class EngineClient:
         self._streams = OpenStreams(settings.scheduler, on_close=lambda request_id: self._send(Abort(request_id)))
         self._suspects = Suspects()
         self._watchdog = Watchdog(settings.scheduler.step_timeout_s, has_work=self._has_work)
-        self._loss = ""
+        self._loss = "died"
+        """What happened to the process, for clients and the log."""
         self._ready_s = 0.0
         self._questions = OpenQuestions(self._send)
         self._known = asyncio.Event()
@@ -260,16 +261,16 @@ class EngineClient:
         if receiver.done():
             logger.error("a message of the engine cannot be read: it is ended", exc_info=receiver.exception())
         if not waiter.done():
-            self._give_up(process)
+            self._give_up(process, "cannot be understood" if receiver.done() else "hung")
         await waiter
         await _cancel(receiver)
         await _cancel(watcher)
         while await socket.poll(LAST_WORDS_MS):
             self._handle(await socket.recv())
 
-    def _give_up(self, process: asyncio.subprocess.Process) -> None:
-        """Kill a process that lives and is of no use. Its end may take a while: nobody waits for it."""
-        self._loss = "hung"
+    def _give_up(self, process: asyncio.subprocess.Process, loss: str) -> None:
+        """Kill a process that lives and is of no use. Its end may take a while: no request waits for it."""
+        self._loss = loss
         self.state = EngineState.RESTARTING
         process.kill()
         self._end_streams()

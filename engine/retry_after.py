@@ -34,6 +34,8 @@ class RetryAfter:
     def __init__(self) -> None:
         self._ends_s: deque[float] = deque(maxlen=NUM_MEASURED)
         self._promised_s = -math.inf
+        self._front_s = -math.inf
+        """The places promised last: of the line, and of those at its front who came as told and found none."""
         self._share = 1.0
         """Of those who were refused, how many come back: the others need no place in the line."""
         self._promises: dict[Hashable, float] = {}
@@ -42,11 +44,6 @@ class RetryAfter:
     def ended(self, now_s: float) -> None:
         """A request has ended: a place is free."""
         self._ends_s.append(now_s)
-
-    def is_idle(self) -> None:
-        """Nobody waits: those who were promised a place do not need it."""
-        self._promised_s = -math.inf
-        self._promises.clear()
 
     def claim(self, name: Hashable, now_s: float) -> bool:
         """Whether a place is promised to `name` for now, or it is the first in the line; a yes is given once."""
@@ -71,7 +68,7 @@ class RetryAfter:
             now_s: the time.
             num_places: how many are needed.
         """
-        free_s = max(self._promised_s, now_s) + self._share * SLACK * num_places * self._place_s(now_s)
+        free_s = max(self._promised_s, self._front_s, now_s) + self._share * SLACK * num_places * self._place_s(now_s)
         self._promised_s = min(free_s, now_s + LONGEST_S)
         told_s = self._promised_s - now_s
         self._promises.setdefault(name, now_s + math.ceil(told_s))
@@ -79,7 +76,8 @@ class RetryAfter:
 
     def promise_next(self, name: Hashable, now_s: float, num_places: int = 1) -> float:
         """The same for one who came as he was told, and found his place not free yet: he is before all others."""
-        told_s = SLACK * num_places * self._place_s(now_s)
+        self._front_s = max(self._front_s, now_s) + SLACK * num_places * self._place_s(now_s)
+        told_s = min(self._front_s - now_s, LONGEST_S)
         self._promises[name] = now_s + math.ceil(told_s)
         return told_s
 

@@ -38,5 +38,5 @@ def test_every_limit_of_the_http_front_is_in_the_table() -> None:
 
 
 def test_every_flag_of_the_page_is_a_setting() -> None:
-    flags = {name.replace("-", "_") for name in re.findall(r"(?<=[ `"])--([a-z][a-z-]+)", PAGE)}
+    flags = {name.replace("-", "_") for name in re.findall(r'(?<=[ `"])--([a-z][a-z-]+)', PAGE)}
     assert flags - set(flat_fields(ServeSettings)) == {"soak_minutes", "overload_seconds", "patience", "help"}

@@ -40,15 +40,20 @@ def test_a_pause_counts_before_it_ends() -> None:
     for i in range(4):
         places.ended(float(i))
     assert told(places, 4.0, 1) == pytest.approx([SLACK])
-    places.is_idle()
     assert told(places, 40.0, 1) == pytest.approx([10.0 * SLACK])
 
 
-def test_nobody_is_told_to_wait_for_ever_and_an_empty_queue_forgets() -> None:
+def test_nobody_is_told_to_wait_for_ever() -> None:
+    assert max(told(RetryAfter(), 0.0, 400)) == LONGEST_S
+
+
+def test_those_who_find_no_place_as_told_come_before_the_line_one_after_the_other() -> None:
     places = RetryAfter()
-    assert max(told(places, 0.0, 400)) == LONGEST_S
-    places.is_idle()
-    assert told(places, 0.0, 1) == pytest.approx([1.0])
+    told(places, 0.0, 10)
+    assert [places.promise_next(name, 1.0) for name in "ab"] == pytest.approx([1.0, 2.0])
+    assert places.claim("a", 2.0)
+    assert places.claim("b", 3.0)
+    assert told(places, 3.0, 1) == pytest.approx([8.0])
 
 
 def test_a_place_is_kept_until_a_moment_after_its_time_and_given_once() -> None:
