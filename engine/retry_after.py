@@ -68,7 +68,10 @@ class RetryAfter:
             now_s: the time.
             num_places: how many are needed.
         """
-        free_s = max(self._promised_s, self._front_s, now_s) + self._share * SLACK * num_places * self._place_s(now_s)
+        place_s = self._share * SLACK * self._place_s(now_s)
+        # Where places come more slowly than they were promised, the line is as long as those who stand in it need now.
+        line_s = now_s + len(self._promises) * place_s
+        free_s = max(self._promised_s, self._front_s, line_s) + num_places * place_s
         self._promised_s = min(free_s, now_s + LONGEST_S)
         told_s = self._promised_s - now_s
         self._promises.setdefault(name, now_s + math.ceil(told_s))
