@@ -51,7 +51,8 @@ def test_a_mixed_load_leaves_nothing_behind(demo_folder: Path, tmp_path: Path, p
     assert max(growth) < MAX_GROWTH
     assert entry["blocks"]["used"] == entry["bytes"]["filled"] == 0
     assert entry["blocks"]["free"] + entry["blocks"]["cached"] == entry["blocks"]["total"]
-    assert [state.num_fds for state in end] == [state.num_fds for state in idle]
+    # At the start a connection that asked whether it is ready may still be open.
+    assert all(now.num_fds <= then.num_fds for now, then in zip(end, idle, strict=True))
     assert [state.num_threads for state in end] <= [
         max(one.num_threads for one in column) for column in zip(*samples, strict=True)
     ]
