@@ -33,6 +33,7 @@ from engine.messages import (
     BlocksAnswer,
     Failed,
     Launch,
+    Learn,
     Ready,
     RequestsAnswer,
     StepResult,
@@ -43,6 +44,7 @@ from engine.messages import (
 )
 from engine.questions import OpenQuestions
 from engine.request import FinishReason, Request, TokenDelta
+from engine.token_bytes import TokenBytes
 from kvcache.block_map import BlockSnapshot
 
 logger = logging.getLogger("headcount.client")
@@ -107,6 +109,7 @@ class EngineClient:
         model_name: the name clients use.
         folder: the checkpoint.
         settings: what the engine process is told.
+        read_token_bytes: what its tokens stand for; called when the first request with a grammar comes.
 
     Attributes:
         state: what the process does now.
@@ -117,7 +120,13 @@ class EngineClient:
         on_stats: called with every snapshot.
     """
 
-    def __init__(self, model_name: str, folder: Path, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        folder: Path,
+        settings: EngineSettings,
+        read_token_bytes: Callable[[], TokenBytes] = lambda: TokenBytes([], []),
+    ) -> None:
         self.model_name = model_name
         self.state = EngineState.LOADING
         self.failure: str | None = None
@@ -127,6 +136,8 @@ class EngineClient:
         self.on_stats: Callable[[EngineStats], None] | None = None
         self._folder = folder
         self._settings = settings
+        self._read_token_bytes = read_token_bytes
+        self._has_sent_token_bytes = False
         self._streams: dict[str, DeltaStream] = {}
         self._questions = OpenQuestions(self._send)
         self._known = asyncio.Event()
@@ -173,6 +184,9 @@ class EngineClient:
             )
         stream = DeltaStream(request.request_id, self._close_stream)
         self._streams[request.request_id] = stream
+        if request.sampling_params.grammar and not self._has_sent_token_bytes:
+            self._send(Learn(self._read_token_bytes()))
+            self._has_sent_token_bytes = True
         self._send(Add(request))
         return stream
 
@@ -241,6 +255,7 @@ class EngineClient:
 
     async def _run_once(self) -> None:
         """One life of the process, from start to end."""
+        self._has_sent_token_bytes = False
         folder = tempfile.mkdtemp(prefix="headcount-")  # mode 0700: nobody else can open the socket
         context = zmq.asyncio.Context()
         self._socket = context.socket(zmq.PAIR)

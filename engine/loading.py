@@ -19,6 +19,7 @@ from engine.core import EngineCore
 from engine.cuda_graph import CudaCapture
 from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
+from engine.grammar_states import GrammarStates
 from engine.graphs import DecodeGraphs, GraphShapes, graph_objections, graph_sizes, record_graphs
 from engine.info import EngineInfo
 from engine.kernels.select import select_kernels
@@ -104,7 +105,8 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     storage = KVStorage(geometry, pool.num_blocks + num_spare_blocks, placement.kv_cache_dtype, device)
     if sizes:
         phases.end("kv_cache")
-    runner, graph_memory = _build_runner(checkpoint, stage, storage, pool, sizes)
+    grammars = GrammarStates(checkpoint.spec.vocab_size, checkpoint.eos_token_ids)
+    runner, graph_memory = _build_runner(checkpoint, stage, storage, pool, sizes, grammars=grammars)
     ledger = memory.build_ledger(
         device,
         weights_bytes=sum(tensor.nbytes for tensor in parameters.values()),
@@ -132,7 +134,8 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     )
     manager = KVCacheManager(geometry, pool.num_blocks, enable_prefix_cache=settings.cache.enable_prefix_cache)
     scheduler = Scheduler(settings.scheduler, manager)
-    return EngineCore(info, scheduler, runner, manager, enable_overlap=_overlaps(settings.scheduler, device))
+    enable_overlap = _overlaps(settings.scheduler, device)
+    return EngineCore(info, scheduler, runner, manager, grammars, enable_overlap=enable_overlap)
 
 
 def choose_device(settings: ModelSettings) -> torch.device:
@@ -220,7 +223,13 @@ def _graph_sizes(settings: EngineSettings, stage: Stage) -> list[int]:
 
 
 def _build_runner(
-    checkpoint: Checkpoint, stage: Stage, storage: KVStorage, pool: Pool, sizes: list[int]
+    checkpoint: Checkpoint,
+    stage: Stage,
+    storage: KVStorage,
+    pool: Pool,
+    sizes: list[int],
+    *,
+    grammars: GrammarStates,
 ) -> tuple[Runner, memory.GraphMemory]:
     """The runner, with graphs where there are to be some, and what these take."""
     decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels)
@@ -233,6 +242,7 @@ def _build_runner(
         block_size=stage.block_size,
         eos_token_ids=checkpoint.eos_token_ids,
         device=stage.device,
+        grammars=grammars,
         graphs=graphs,
     )
     return runner, graph_memory

@@ -19,6 +19,7 @@ from torch import Tensor
 from engine import memory
 from engine.attention.base import AttentionBackend
 from engine.errors import KVCapacityError
+from engine.grammar_states import GrammarStates
 from engine.kernels.base import Kernels
 from engine.models.decoder import Decoder
 from engine.models.spec import DecoderSpec
@@ -117,7 +118,14 @@ def build_rehearsal(stage: Stage, max_model_len: int) -> tuple[Runner, int]:
     storage = KVStorage(geometry, 1, stage.kv_cache_dtype, stage.device)
     decoder = Decoder(spec, parameters, max_model_len, stage.kernels)
     attention = stage.backend(spec, storage)
-    runner = Runner(decoder, attention, block_size=stage.block_size, eos_token_ids=[], device=stage.device)
+    runner = Runner(
+        decoder,
+        attention,
+        block_size=stage.block_size,
+        eos_token_ids=[],
+        device=stage.device,
+        grammars=GrammarStates(spec.vocab_size, []),
+    )
     return runner, len(geometry.groups)
 
 

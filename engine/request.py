@@ -63,6 +63,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Subtracted from a token's logit once for each time it is in the output."""
     logit_bias: dict[int, float] = {}
     """Token id -> number added to its logit."""
+    grammar: str = ""
+    """What the output must match, see engine/grammar.py; empty: anything."""
     stop: tuple[str, ...] = ()
     """Texts that end the output. The text layer above the engine matches them; the engine gets ids only."""
     stop_token_ids: tuple[int, ...] = ()
@@ -162,6 +164,11 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
         """Its last token is pending, whatever that is: nothing is left to compute."""
         return self.num_pending_tokens > 0 and self.num_output_tokens >= self.sampling_params.max_tokens
 
+    @property
+    def awaits_token(self) -> bool:
+        """Its next token depends on one that is pending: a grammar has to read that first."""
+        return self.num_pending_tokens > 0 and bool(self.sampling_params.grammar)
+
     def token_ids(self, start: int, stop: int) -> list[int]:
         """Token ids at positions [start, stop) of prompt followed by output, as far as they are known."""
         num_prompt = self.num_prompt_tokens
@@ -256,3 +263,5 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     """With FinishReason.ERROR: what went wrong, fit for a client's eyes."""
     is_engine_lost: bool = False
     """With FinishReason.ERROR: the whole engine ended, not only this request."""
+    is_grammar_error: bool = False
+    """With FinishReason.ERROR: the request's grammar is at fault."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoints.tokenizer_folder import load_tokenizer
+from engine.token_bytes import TokenBytes
 from server.detokenizer import REPLACEMENT, ByteDetokenizer, Detokenizer, WindowDetokenizer
 from server.errors import invalid_request
 from server.vocabulary import Vocabulary
@@ -73,6 +74,20 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for, wherever it stands; one token may be part of a character only."""
         return self._vocabulary.bytes_of(token_id)
+
+    @functools.cached_property
+    def all_token_bytes(self) -> TokenBytes:
+        """The whole vocabulary, as grammars need it; takes a fraction of a second the first time."""
+        return TokenBytes([*map(self.token_bytes, range(self.vocab_size))], self._vocabulary.special_token_ids)
+
+    @property
+    def is_bytewise(self) -> bool:
+        """A text is the bytes of its tokens, joined: grammars need that."""
+        return self._vocabulary.is_bytewise
+
+    def special_token_id(self, text: str) -> int | None:
+        """The special token that is written like this."""
+        return self._vocabulary.special_token_id(text)
 
     def token_text(self, token_id: int) -> str:
         """The same as text, with U+FFFD for parts of characters."""

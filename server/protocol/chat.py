@@ -1,12 +1,14 @@
 """POST /v1/chat/completions: the request body."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from engine.request import MAX_LOGPROBS
 from server.protocol.base import Unsupported, WireModel
 from server.protocol.generation import GenerationBody
+from server.protocol.tools import ToolCall, ToolChoice, Tools
 
 
 class TextPart(WireModel):
@@ -23,8 +25,8 @@ class ChatMessage(WireModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     """Who speaks."""
-    content: str | list[TextPart]
-    """What is said."""
+    content: str | list[TextPart] | None = None
+    """What is said; only a message with `tool_calls` may do without."""
     name: str | None = None
     """Who exactly, where the chat template has a use for it."""
     refusal: Unsupported = None
@@ -35,16 +37,34 @@ class ChatMessage(WireModel):
     """The same."""
     function_call: Unsupported = None
     """The same."""
-    tool_calls: Unsupported = None
-    """The same."""
-    tool_call_id: Unsupported = None
-    """The same."""
+    tool_calls: list[ToolCall] | None = None
+    """Of the assistant: the functions that it called."""
+    tool_call_id: str | None = None
+    """Of a tool: which call it answers."""
+    reasoning_content: str | None = None
+    """Of the assistant: what it thought, where the chat template has a use for it."""
+
+    @model_validator(mode="after")
+    def _roles_keep_to_their_fields(self) -> Self:
+        if self.content is None and not self.tool_calls:
+            raise PydanticCustomError("missing_field", "content is required in a message without tool_calls")
+        for name, role in (("tool_calls", "assistant"), ("reasoning_content", "assistant"), ("tool_call_id", "tool")):
+            if getattr(self, name) is not None and self.role != role:
+                fields = {"name": name, "role": role, "given": self.role}
+                raise PydanticCustomError("invalid_value", "{name} belongs to the role {role}, not to {given}", fields)
+        return self
 
     def as_template_input(self) -> dict[str, Any]:
         """The message as chat templates expect it: text parts joined."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        message = {"role": self.role, "content": content}
-        return message | ({"name": self.name} if self.name is not None else {})
+        content = self.content or ""
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        message: dict[str, Any] = {"role": self.role, "content": text}
+        for name in ("name", "tool_call_id", "reasoning_content"):
+            if (value := getattr(self, name)) is not None:
+                message[name] = value
+        if self.tool_calls:
+            message["tool_calls"] = [call.as_template_input() for call in self.tool_calls]
+        return message
 
 
 class ChatBody(GenerationBody):
@@ -52,11 +72,6 @@ class ChatBody(GenerationBody):
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
         **GenerationBody.unsupported,
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
-        "parallel_tool_calls": (True, False),
-        "chat_template_kwargs": ({},),
-        "reasoning_effort": (),
         "modalities": (["text"],),
     }
 
@@ -74,3 +89,19 @@ class ChatBody(GenerationBody):
     """Go on with the last message in place of answering it; needs `add_generation_prompt: false`."""
     add_special_tokens: bool = False
     """Let the tokenizer add what it adds to a text; chat templates write it out themselves."""
+    tools: Tools = []
+    """Functions that the model may call."""
+    tool_choice: ToolChoice = "auto"
+    """Whether it must call none, one or more, or this one. `auto`: it decides."""
+    parallel_tool_calls: bool = True
+    """It may call several in one answer."""
+    reasoning_effort: str | None = None
+    """How long to think, where the chat template has a use for it."""
+    chat_template_kwargs: dict[str, str | int | float | bool] = {}
+    """More that the chat template is told; it must have a use for each."""
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """What the chat template is told beside the messages."""
+        effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort is not None else {}
+        return {**self.chat_template_kwargs, **effort}

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field
 
 from engine.request import MAX_LOGPROBS, MAX_STOP_STRINGS
 from server.protocol.base import RequestBody, WireModel
+from server.protocol.structured import ResponseFormat, StructuredOutputs
 from server.salts import MAX_CACHE_SALT_CHARS
 
 
@@ -34,8 +35,6 @@ class GenerationBody(RequestBody):
     """How tokens are chosen, when they end, and how they are sent. Ranges are checked by SamplingParams."""
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "response_format": ({"type": "text"},),
-        "structured_outputs": (),
         "bad_words": ([],),
         "allowed_token_ids": (),
         "truncate_prompt_tokens": (),
@@ -76,6 +75,10 @@ class GenerationBody(RequestBody):
     """Leave special tokens out of the text."""
     prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     """Log-probabilities of the prompt's tokens, with this many most probable ones each."""
+    response_format: ResponseFormat | None = None
+    """The output is a text, a JSON object, or JSON that a schema describes."""
+    structured_outputs: StructuredOutputs | None = None
+    """The output matches a JSON schema, a regular expression, a list of texts, or a grammar."""
     n: int = Field(default=1, ge=1)
     """Choices for each prompt."""
     stream: bool = False

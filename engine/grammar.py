@@ -1,0 +1,70 @@
+"""Grammars of outputs, compiled by llguidance. No torch.
+
+A grammar is a text: llguidance's dialect of Lark, or a JSON object with a list of named grammars, each in Lark or a JSON
+schema (the server makes it of what clients send). Compiling it takes from a millisecond to seconds, and memory: what comes
+from a client is compiled in a confined process first (server/confined).
+"""
+
+import llguidance
+
+from engine.token_bytes import TokenBytes
+
+MAX_ERROR_CHARS = 300
+LIMITS = llguidance.LLParserLimits(
+    max_lexer_states=50_000,  # 2 kB each
+    max_grammar_size=100_000,
+    step_lexer_fuel=100_000,  # some 7 ms a token
+    step_max_items=20_000,  # some 1 ms a token
+    verbose_errors=False,
+)
+"""All requests of a batch wait for the slowest mask, so a step of a grammar may cost no more than a step of a model."""
+
+
+class GrammarError(Exception):
+    """A grammar that cannot be compiled; the message says where and why."""
+
+
+class _Table:
+    """The face of a tokenizer that llguidance asks for: a table. No text has to be encoded for a mask."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, token_bytes: TokenBytes, vocab_size: int, eos_token_id: int) -> None:
+        known = token_bytes.tokens[:vocab_size]
+        self.tokens = known + [b""] * (vocab_size - len(known))
+        self.special_token_ids = [i for i in token_bytes.special_token_ids if i < vocab_size]
+        self.eos_token_id = eos_token_id
+
+    def __call__(self, text: str) -> list[int]:
+        return []
+
+
+def build_tokenizer(token_bytes: TokenBytes, vocab_size: int, eos_token_ids: list[int]) -> llguidance.LLTokenizer:
+    """What grammars are compiled against.
+
+    Args:
+        token_bytes: of the model's tokenizer.
+        vocab_size: columns of the model's logits; ids beyond the tokenizer's never fit.
+        eos_token_ids: the model's end-of-sequence tokens, which fit where the grammar may end.
+    """
+    table = _Table(token_bytes, vocab_size, eos_token_ids[0] if eos_token_ids else 0)
+    return llguidance.LLTokenizer(table, n_vocab=vocab_size, eos_token=eos_token_ids or None)
+
+
+def compile_grammar(tokenizer: llguidance.LLTokenizer, grammar: str) -> llguidance.LLMatcher:
+    """The parser of a grammar, before its first token.
+
+    Raises:
+        GrammarError: it has a mistake, asks for something unsupported, or is too large.
+    """
+    matcher = llguidance.LLMatcher(tokenizer, grammar, limits=LIMITS, log_level=0)
+    if matcher.is_error():
+        raise GrammarError(why_stuck(matcher))
+    return matcher
+
+
+def why_stuck(matcher: llguidance.LLMatcher) -> str:
+    """Why a parser fails, without its own state."""
+    reason = matcher.get_error().partition("\n<")[0]
+    return reason[:MAX_ERROR_CHARS] or "no token of the model fits"
