@@ -2,18 +2,21 @@
 
 import datetime
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from checkpoints.chat_templates import DEFAULT, read_chat_templates
 from checkpoints.errors import CheckpointError
-from server.errors import MAX_ECHO_CHARS, invalid_request, printable
+from server.errors import MAX_ECHO_CHARS, echo, invalid_request, printable
 from server.tokenizer import Tokenizer
 
 Message = dict[str, Any]
@@ -21,6 +24,7 @@ Message = dict[str, Any]
 CONTINUE_MARK = "\ufdd0continue here\ufdd0"
 """Holds characters that Unicode keeps out of texts."""
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+OWN_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt", *SPECIAL_TOKENS})
 
 
 class ChatTemplate:
@@ -35,13 +39,22 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
-        self._template = _environment().from_string(source)
+        environment = _environment()
+        self._template = environment.from_string(source)
+        self._variables = (
+            find_undeclared_variables(environment.parse(source)) - OWN_VARIABLES - set(environment.globals)
+        )
         found = {name: tokenizer.special_token(name) for name in SPECIAL_TOKENS}
         # One that the tokenizer lacks is not defined, and templates may ask for just that.
         self._special_tokens = {name: token for name, token in found.items() if token}
 
     def render(
-        self, messages: list[Message], *, add_generation_prompt: bool = True, continue_final_message: bool = False
+        self,
+        messages: list[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, object] = MappingProxyType({}),
     ) -> str:
         """The prompt.
 
@@ -49,24 +62,35 @@ class ChatTemplate:
             messages: each with `role` and `content`.
             add_generation_prompt: end with the opening of the assistant's turn.
             continue_final_message: end within the last message, so that the model goes on with it.
+            variables: more values for the template, which reads them all.
 
         Raises:
-            APIError: the template refuses these messages (400).
+            APIError: the template refuses these messages, or reads no such variable (400).
         """
+        self._check_variables(variables)
         if not continue_final_message:
-            return self._render(messages, add_generation_prompt=add_generation_prompt)
+            return self._render(messages, variables, add_generation_prompt=add_generation_prompt)
         # A mark behind the last content shows where the template goes on after it.
         marked = [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}{CONTINUE_MARK} "}]
-        before, mark, after = self._render(marked, add_generation_prompt=False).rpartition(CONTINUE_MARK)
+        before, mark, after = self._render(marked, variables, add_generation_prompt=False).rpartition(CONTINUE_MARK)
         if not mark:
             message = "continue_final_message: the chat template does not show the last message as it is"
             raise invalid_request(message, code="invalid_messages", param="continue_final_message")
         # A template that takes the blank from behind the mark would have taken those at the end of the content.
         return before if after.startswith(" ") else before.rstrip()
 
-    def _render(self, messages: list[Message], *, add_generation_prompt: bool) -> str:
+    def _check_variables(self, variables: Mapping[str, object]) -> None:
+        """What the template does not read would be ignored, and what it gets from us is not for clients to say."""
+        for name in variables:
+            if name not in self._variables:
+                known = ", ".join(sorted(self._variables)) or "none"
+                message = f"the model's chat template has no variable {echo(name)} for requests; it reads: {known}"
+                raise invalid_request(message, code="unknown_field", param="chat_template_kwargs")
+
+    def _render(self, messages: list[Message], variables: Mapping[str, object], *, add_generation_prompt: bool) -> str:
         try:
             return self._template.render(
+                **variables,
                 messages=messages,
                 tools=None,  # defined: templates ask whether they are none
                 documents=None,

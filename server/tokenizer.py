@@ -78,6 +78,10 @@ class Tokenizer:
         """The same as text, with U+FFFD for parts of characters."""
         return self.token_bytes(token_id).decode(errors="replace")
 
+    def token_id(self, token: str) -> int | None:
+        """The id of a token that is written just so in the vocabulary; None where there is none."""
+        return self._tokenizer.token_to_id(token)
+
     def special_token(self, name: str) -> str:
         """`bos_token`, `eos_token` … of tokenizer_config.json; empty where it has none."""
         token = self.config.get(name) or ""

@@ -21,6 +21,8 @@ class TextPart(WireModel):
 class ChatMessage(WireModel):
     """One turn of the conversation."""
 
+    type: Literal["text", "message"] | None = None
+    """Accepted for compatibility; no effect."""
     role: Literal["system", "developer", "user", "assistant", "tool"]
     """Who speaks."""
     content: str | list[TextPart]
@@ -55,7 +57,6 @@ class ChatBody(GenerationBody):
         "tools": ([],),
         "tool_choice": ("none", "auto"),
         "parallel_tool_calls": (True, False),
-        "chat_template_kwargs": ({},),
         "reasoning_effort": (),
         "modalities": (["text"],),
     }
@@ -72,5 +73,7 @@ class ChatBody(GenerationBody):
     """End the prompt with the opening of the assistant's turn."""
     continue_final_message: bool = False
     """Go on with the last message in place of answering it; needs `add_generation_prompt: false`."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(default={})
+    """Values for variables of the model's chat template, such as `enable_thinking`; only those that it reads."""
     add_special_tokens: bool = False
     """Let the tokenizer add what it adds to a text; chat templates write it out themselves."""

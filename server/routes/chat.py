@@ -1,5 +1,8 @@
 """POST /v1/chat/completions."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from fastapi import APIRouter
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
@@ -7,7 +10,7 @@ from starlette.responses import Response
 from server.errors import invalid_request
 from server.openapi import CHAT_COMPLETIONS
 from server.protocol.chat import ChatBody, ChatMessage
-from server.routes.generation import Wanted, build_choices, check_body, send
+from server.routes.generation import Wanted, build_choices, check_body, send, truncate_prompt
 from server.sampling import ready_info
 from server.served_model import ServedModel, ServerState
 from server.writers.chat import ChatWriter
@@ -29,13 +32,21 @@ async def create_chat_completion(body: ChatBody, http_request: HTTPRequest) -> R
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
         add_special_tokens=body.add_special_tokens,
+        variables=body.chat_template_kwargs,
     )
+    prompt = truncate_prompt(prompt, body, _stated_max_tokens(body), info.max_model_len)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     max_tokens = _max_tokens(body, len(prompt), info.max_model_len)
     names = {"prompt": "messages", "max_tokens": _length_field(body)}
     wanted = Wanted([prompt], [max_tokens], logprobs, body.prompt_logprobs, names)
     choices = build_choices(http_request, body, model, wanted, id_prefix="chatcmpl")
-    writer = ChatWriter(model, choices, num_choices_per_prompt=body.n, num_prompt_top=body.prompt_logprobs)
+    writer = ChatWriter(
+        model,
+        choices,
+        num_choices_per_prompt=body.n,
+        num_prompt_top=body.prompt_logprobs,
+        returns_token_ids=body.return_token_ids,
+    )
     return await send(http_request, body, writer)
 
 
@@ -46,6 +57,7 @@ async def encode_messages(
     add_generation_prompt: bool,
     continue_final_message: bool = False,
     add_special_tokens: bool = False,
+    variables: Mapping[str, object] = MappingProxyType({}),
 ) -> list[int]:
     """Token ids of a conversation, through the model's chat template.
 
@@ -59,6 +71,7 @@ async def encode_messages(
         [message.as_template_input() for message in messages],
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,
+        variables=variables,
     )
     [token_ids] = await model.tokenizer.encode_async([text], add_special_tokens=add_special_tokens, param="messages")
     return token_ids
@@ -92,7 +105,7 @@ def _max_tokens(body: ChatBody, num_prompt_tokens: int, max_model_len: int) -> i
     Raises:
         APIError: nothing is left (400).
     """
-    wanted = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    wanted = _stated_max_tokens(body)
     if wanted == 0:
         name = _length_field(body)
         raise invalid_request(f"{name} must be at least 1, got 0", code="invalid_value", param=name)
@@ -105,6 +118,10 @@ def _max_tokens(body: ChatBody, num_prompt_tokens: int, max_model_len: int) -> i
             param="messages",
         )
     return max_model_len - num_prompt_tokens
+
+
+def _stated_max_tokens(body: ChatBody) -> int | None:
+    return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
 
 
 def _length_field(body: ChatBody) -> str:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from engine.errors import EngineError, RequestRefusedError
 from engine.request import Request
+from server.bad_words import spell_bad_words
 from server.errors import APIError, error_of, invalid_request
 from server.generation import Choice
 from server.protocol.generation import GenerationBody
@@ -45,9 +46,10 @@ def check_body(body: GenerationBody, state: ServerState) -> None:
     Raises:
         APIError: one is out of range (400).
     """
-    limit = state.http.max_num_choices
-    if body.n > limit:
-        raise invalid_request(f"n must be at most {limit}, got {body.n}", code="invalid_value", param="n")
+    limit, num_choices = state.http.max_num_choices, body.num_choices_per_prompt
+    if num_choices > limit:
+        name = "n" if num_choices == body.n else "best_of"
+        raise invalid_request(f"{name} must be at most {limit}, got {num_choices}", code="invalid_value", param=name)
     if body.stream_options is not None and not body.stream:
         raise invalid_request(
             "stream_options is only allowed with stream: true", code="invalid_value", param="stream_options"
@@ -61,7 +63,7 @@ def check_body(body: GenerationBody, state: ServerState) -> None:
 def build_choices(
     http_request: HTTPRequest, body: GenerationBody, model: ServedModel, wanted: Wanted, *, id_prefix: str
 ) -> list[Choice]:
-    """N choices for each prompt, in order; the engine has checked each, and has it in its queue.
+    """All choices of each prompt, in order; the engine has checked each, and has it in its queue.
 
     Args:
         http_request: says whose cached blocks may be shared.
@@ -76,10 +78,11 @@ def build_choices(
     """
     state: ServerState = http_request.app.state.server
     name, salt = new_response_id(id_prefix), prefix_salt(http_request, body.cache_salt)
+    bad_words_token_ids = spell_bad_words(body.bad_words, model.tokenizer)
     choices: list[Choice] = []
     try:
         for prompt_idx, prompt_token_ids in enumerate(wanted.prompts):
-            for choice_idx in range(body.n):
+            for choice_idx in range(body.num_choices_per_prompt):
                 params = build_sampling_params(
                     body,
                     model.defaults,
@@ -87,6 +90,7 @@ def build_choices(
                     logprobs=wanted.logprobs,
                     prompt_logprobs=wanted.prompt_logprobs,
                     choice_idx=choice_idx,
+                    bad_words_token_ids=bad_words_token_ids,
                 )
                 request = Request(
                     request_id=engine_request_id(name, len(choices)),
@@ -107,6 +111,23 @@ def build_choices(
             raise RequestRefusedError(str(error), code=error.code, param=param) from None
         raise
     return choices
+
+
+def truncate_prompt(prompt: list[int], body: GenerationBody, max_tokens: int | None, max_model_len: int) -> list[int]:
+    """The end of a prompt that `truncate_prompt_tokens` asks for.
+
+    Args:
+        prompt: token ids.
+        body: the request.
+        max_tokens: as the request says, which must fit behind the prompt.
+        max_model_len: of the model.
+    """
+    num_kept = body.truncate_prompt_tokens
+    if num_kept is None:
+        return prompt
+    if num_kept == -1:
+        num_kept = max(1, max_model_len - max(1, max_tokens or 0))
+    return prompt[-num_kept:]
 
 
 async def send(http_request: HTTPRequest, body: GenerationBody, writer: Writer) -> Response:
