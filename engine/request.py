@@ -20,7 +20,7 @@ MAX_LOGPROB_ROWS = 256
 MAX_STOP_STRINGS = 16
 MAX_BAD_WORDS = 256
 """Sequences of tokens: a word may have several spellings."""
-MAX_BAD_WORD_TOKENS = 64
+MAX_BAD_WORD_TOKENS = 512
 MAX_ALLOWED_TOKEN_IDS = 1024
 
 

@@ -101,7 +101,7 @@ def test_where_only_bad_words_are_left_an_allowed_token_comes_out() -> None:
         ({"allowed_token_ids": tuple(range(1025))}, "allowed_token_ids"),
         ({"allowed_token_ids": (1, 2), "bad_words_token_ids": ((1,), (2,))}, "allowed_token_ids"),
         ({"bad_words_token_ids": ((),)}, "bad_words_token_ids"),
-        ({"bad_words_token_ids": ((1,) * 65,)}, "bad_words_token_ids"),
+        ({"bad_words_token_ids": ((1,) * 513,)}, "bad_words_token_ids"),
         ({"bad_words_token_ids": ((1,),) * 257}, "bad_words_token_ids"),
     ],
 )
