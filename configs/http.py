@@ -39,6 +39,15 @@ class HTTPSettings(Settings):
     keep_alive_interval_s: float = Field(default=15.0, gt=0)
     """Seconds without a token after which a stream gets a comment line, so that proxies keep it open."""
 
+    max_grammar_bytes: Bytes = Field(default=100_000, ge=1)
+    """Longest JSON schema, regular expression or grammar that an output can be held to, with the tools of a request."""
+
+    grammar_timeout_s: float = Field(default=2.0, gt=0)
+    """Processor seconds that a grammar may take to compile."""
+
+    chat_template_timeout_s: float = Field(default=2.0, gt=0)
+    """Processor seconds that a chat template may take for one conversation."""
+
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """Seconds that running requests get to finish after SIGTERM."""
 

@@ -24,20 +24,25 @@ class GrammarError(Exception):
     """A grammar that cannot be compiled; the message says where and why."""
 
 
-class _Table:
+class _Table(llguidance.TokenizerWrapper):
     """The face of a tokenizer that llguidance asks for: a table. No text has to be encoded for a mask."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
 
-    def __init__(self, token_bytes: TokenBytes, vocab_size: int, eos_token_id: int) -> None:
-        known = token_bytes.tokens[:vocab_size]
-        self.tokens = known + [b""] * (vocab_size - len(known))
-        self.special_token_ids = [i for i in token_bytes.special_token_ids if i < vocab_size]
+    def __init__(self, token_bytes: TokenBytes, num_tokens: int, eos_token_id: int) -> None:
+        known = token_bytes.tokens[:num_tokens]
+        self.tokens = known + [b""] * (num_tokens - len(known))
+        self.special_token_ids = [i for i in token_bytes.special_token_ids if i < num_tokens]
         self.eos_token_id = eos_token_id
 
     def __call__(self, text: str) -> list[int]:
         return []
+
+
+def ending_tokens(vocab_size: int, eos_token_ids: list[int]) -> list[int]:
+    """What fits where a grammar may end: one id beyond the vocabulary where the model has no end-of-sequence token."""
+    return eos_token_ids or [vocab_size]
 
 
 def build_tokenizer(token_bytes: TokenBytes, vocab_size: int, eos_token_ids: list[int]) -> llguidance.LLTokenizer:
@@ -46,10 +51,11 @@ def build_tokenizer(token_bytes: TokenBytes, vocab_size: int, eos_token_ids: lis
     Args:
         token_bytes: of the model's tokenizer.
         vocab_size: columns of the model's logits; ids beyond the tokenizer's never fit.
-        eos_token_ids: the model's end-of-sequence tokens, which fit where the grammar may end.
+        eos_token_ids: the model's end-of-sequence tokens.
     """
-    table = _Table(token_bytes, vocab_size, eos_token_ids[0] if eos_token_ids else 0)
-    return llguidance.LLTokenizer(table, n_vocab=vocab_size, eos_token=eos_token_ids or None)
+    ends = ending_tokens(vocab_size, eos_token_ids)
+    num_tokens = max(vocab_size, *(token_id + 1 for token_id in ends))
+    return llguidance.LLTokenizer(_Table(token_bytes, num_tokens, ends[0]), n_vocab=num_tokens, eos_token=ends)
 
 
 def compile_grammar(tokenizer: llguidance.LLTokenizer, grammar: str) -> llguidance.LLMatcher:

@@ -1,4 +1,4 @@
-"""Where each request is in its grammar, and which tokens fit there. No torch.
+"""Where each request is in its grammar, and which tokens fit there.
 
 A state moves by a token as soon as that is known, and a thread computes the tokens that fit next while the engine sends,
 schedules and runs the model; the sampler waits for the rest of it. A state depends on its request's tokens alone: a
@@ -15,12 +15,12 @@ import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.grammar import GrammarError, build_tokenizer, compile_grammar, why_stuck
+from engine.grammar import GrammarError, build_tokenizer, compile_grammar, ending_tokens, why_stuck
 from engine.request import FinishReason, Request
 from engine.token_bytes import TokenBytes
+from engine.token_masks import MASK_WORD_BITS, token_bits
 
 Bits = NDArray[np.int64]
-MASK_WORD_BYTES = 8
 MAX_COMPILED = 64
 """Compiled grammars that are kept: clients send the same few again and again."""
 COMPILE_WAIT_S = 0.01
@@ -46,15 +46,23 @@ class GrammarState:
     Args:
         matcher: the grammar before its first token; no other state may use it.
         threads: compute masks.
-        eos_bits: [ceil(vocab_size / 64)] int64, the tokens that may end a complete output.
+        vocab_size: columns of the logits.
+        eos_bits: [ceil((vocab_size + 1) / 64)] int64, the tokens that may end a complete output.
         keeps_eos_out: the output goes on past these as long as the grammar can.
     """
 
     def __init__(
-        self, matcher: llguidance.LLMatcher, threads: ThreadPoolExecutor, eos_bits: Bits, *, keeps_eos_out: bool
+        self,
+        matcher: llguidance.LLMatcher,
+        threads: ThreadPoolExecutor,
+        vocab_size: int,
+        eos_bits: Bits,
+        *,
+        keeps_eos_out: bool,
     ) -> None:
         self._matcher = matcher
         self._threads = threads
+        self._num_words = -(-vocab_size // MASK_WORD_BITS)
         self._eos_bits = eos_bits
         self._keeps_eos_out = keeps_eos_out
         self._mask = threads.submit(self._compute)
@@ -85,12 +93,12 @@ class GrammarState:
 
     def _compute(self) -> Bits | None:
         raw = self._matcher.compute_bitmask()
-        padding = bytes(-len(raw) % MASK_WORD_BYTES)
+        padding = bytes(8 * len(self._eos_bits) - len(raw))
         bits: Bits = np.frombuffer(raw + padding, dtype="<i8")
         others = bits & ~self._eos_bits
         if self._matcher.is_error() or not others.any():
             return None
-        return others if self._keeps_eos_out else bits
+        return (others if self._keeps_eos_out else bits)[: self._num_words]
 
 
 class Begun(NamedTuple):
@@ -111,7 +119,8 @@ class GrammarStates:
     def __init__(self, vocab_size: int, eos_token_ids: list[int]) -> None:
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
-        self._eos_bits = _bits(eos_token_ids, vocab_size)
+        # One word more than the logits have, perhaps: states cut it off.
+        self._eos_bits = token_bits(ending_tokens(vocab_size, eos_token_ids), vocab_size + 1)
         # Threads start with the first grammar; one each, so that masks never wait for a compilation.
         self._compiler = ThreadPoolExecutor(1, "grammar-compile")
         self._masker = ThreadPoolExecutor(1, "grammar-mask")
@@ -183,14 +192,10 @@ class GrammarStates:
         except GrammarError as error:
             return Begun(request, str(error))
         self._states[request.request_id] = GrammarState(
-            matcher, self._masker, self._eos_bits, keeps_eos_out=request.sampling_params.ignore_eos
+            matcher,
+            self._masker,
+            self._vocab_size,
+            self._eos_bits,
+            keeps_eos_out=request.sampling_params.ignore_eos,
         )
         return Begun(request)
-
-
-def _bits(token_ids: Sequence[int], vocab_size: int) -> Bits:
-    """[ceil(vocab_size / 64)] int64 with the bits of these tokens set."""
-    num_words = -(-vocab_size // (8 * MASK_WORD_BYTES))
-    is_set = np.zeros(num_words * 8 * MASK_WORD_BYTES, dtype=np.bool_)
-    is_set[token_ids] = True
-    return np.packbits(is_set, bitorder="little").view("<i8")

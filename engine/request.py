@@ -18,6 +18,10 @@ MAX_LOGPROBS = 20
 MAX_LOGPROB_ROWS = 256
 """Prompt positions whose logits exist at the same time: at a vocabulary of 128k a row takes half a megabyte."""
 MAX_STOP_STRINGS = 16
+MAX_BAD_WORDS = 256
+"""Sequences of tokens: a word may have several spellings."""
+MAX_BAD_WORD_TOKENS = 512
+MAX_ALLOWED_TOKEN_IDS = 1024
 
 
 class FinishReason(enum.StrEnum):
@@ -65,6 +69,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Token id -> number added to its logit."""
     grammar: str = ""
     """What the output must match, see engine/grammar.py; empty: anything."""
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
+    """Sequences of tokens that the output must not hold: the last one is kept out where the others came before it."""
+    allowed_token_ids: tuple[int, ...] = ()
+    """Only these come out; none: all may."""
     stop: tuple[str, ...] = ()
     """Texts that end the output. The text layer above the engine matches them; the engine gets ids only."""
     stop_token_ids: tuple[int, ...] = ()
@@ -96,6 +104,7 @@ def _out_of_range(params: SamplingParams) -> list[tuple[str, str]]:
         ("presence_penalty", -2 <= params.presence_penalty <= 2, "must be -2 to 2"),
         ("frequency_penalty", -2 <= params.frequency_penalty <= 2, "must be -2 to 2"),
         ("logit_bias", all(-100 <= v <= 100 for v in params.logit_bias.values()), "must hold values from -100 to 100"),
+        *_mask_checks(params),
         ("stop", len(params.stop) <= MAX_STOP_STRINGS, f"must hold at most {MAX_STOP_STRINGS} strings"),
         ("stop", all(params.stop), "must hold no empty string"),
         ("logprobs", params.logprobs is None or 0 <= params.logprobs <= MAX_LOGPROBS, f"must be 0 to {MAX_LOGPROBS}"),
@@ -106,6 +115,22 @@ def _out_of_range(params: SamplingParams) -> list[tuple[str, str]]:
         ),
     ]
     return [(name, problem) for name, holds, problem in checks if not holds]
+
+
+def _mask_checks(params: SamplingParams) -> list[tuple[str, bool, str]]:
+    allowed, bad_words = params.allowed_token_ids, params.bad_words_token_ids
+    banned = {word[0] for word in bad_words if len(word) == 1}
+    return [
+        ("allowed_token_ids", len(allowed) <= MAX_ALLOWED_TOKEN_IDS, f"must hold at most {MAX_ALLOWED_TOKEN_IDS} ids"),
+        ("allowed_token_ids", not allowed or bool(set(allowed) - banned), "must hold more than bad words"),
+        ("allowed_token_ids", not (allowed and params.grammar), "cannot be used with a grammar, which says the same"),
+        ("bad_words_token_ids", len(bad_words) <= MAX_BAD_WORDS, f"must hold at most {MAX_BAD_WORDS} words"),
+        (
+            "bad_words_token_ids",
+            all(1 <= len(word) <= MAX_BAD_WORD_TOKENS for word in bad_words),
+            f"must hold words of 1 to {MAX_BAD_WORD_TOKENS} tokens",
+        ),
+    ]
 
 
 class Request(msgspec.Struct, kw_only=True, omit_defaults=True):

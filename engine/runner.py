@@ -106,7 +106,7 @@ class Runner:
         requests = [batch.scheduled[item].request for item in items]
         fitting = self._grammars.masks(requests)  # now that the device is busy
         wanted = build_sampling(
-            requests, hidden_rows, self._eos_token_ids, self._decoder.vocab_size, self._pending, fitting
+            requests, hidden_rows, self._eos_token_ids, self._decoder.vocab_size, self._pending, fitting=fitting
         )
         logits = self._decoder.logits(hidden[wanted.hidden_rows])
         num_tops = [request.sampling_params.logprobs for request in requests]

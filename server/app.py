@@ -61,6 +61,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await asyncio.gather(*(client.shutdown() for client in clients))
     await asyncio.gather(*reports)
+    await state.close()
 
 
 async def _report(model: ServedModel) -> None:

@@ -1,7 +1,8 @@
 """From a request's messages to the prompt: which template, what it may be told, and where it runs."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 
@@ -10,7 +11,7 @@ from checkpoints.errors import CheckpointError
 from server.chat_template import SPECIAL_TOKENS, ChatTemplate, Conversation, TemplateSource
 from server.confined.client import ConfinedProcess, LimitError
 from server.confined.jobs import Done, Refused, Render
-from server.errors import MAX_ECHO_CHARS, APIError, invalid_request, printable
+from server.errors import MAX_ECHO_CHARS, APIError, echo, invalid_request, printable
 from server.tokenizer import Tokenizer
 
 TOOL_USE = "tool_use"
@@ -64,7 +65,7 @@ async def render(process: ConfinedProcess, template: ChatTemplate, conversation:
     Raises:
         APIError: the template refuses the messages, is told what it does not know, or takes too long (400).
     """
-    check_options(template, conversation.options)
+    check_variables(template, conversation.variables)
     try:
         answer = await process.run(Render(template.source, conversation))
     except LimitError as error:
@@ -77,20 +78,18 @@ async def render(process: ConfinedProcess, template: ChatTemplate, conversation:
     raise RuntimeError(f"a confined process answered {type(answer).__name__} to a conversation")
 
 
-def check_options(template: ChatTemplate, options: dict[str, Any]) -> None:
-    """Whether the template has a use for what the request tells it.
+def check_variables(template: ChatTemplate, variables: Iterable[str]) -> None:
+    """What the template does not read would be ignored, and what it gets from us is not for clients to say.
 
     Raises:
-        APIError: it has none (400).
+        APIError: it reads no such variable (400).
     """
-    for name in options:
-        if name not in template.options:
-            known = ", ".join(sorted(template.options)) or "none"
-            message = (
-                f"chat_template_kwargs: the model's chat template does not use {printable(name[:MAX_ECHO_CHARS])!r}"
-            )
-            param = "reasoning_effort" if name == "reasoning_effort" else "chat_template_kwargs"
-            raise invalid_request(f"{message}; it uses: {known}", code="unsupported_field", param=param)
+    for name in variables:
+        if name not in template.variables:
+            known = ", ".join(sorted(template.variables)) or "none"
+            message = f"the model's chat template has no variable {echo(name)} for requests; it reads: {known}"
+            param = name if name == "reasoning_effort" else "chat_template_kwargs"
+            raise invalid_request(message, code="unknown_field", param=param)
 
 
 def _refusal(message: str, param: str) -> APIError:

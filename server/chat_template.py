@@ -7,10 +7,11 @@ from typing import Any
 import jinja2
 import msgspec
 from jinja2 import meta
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import Node
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Message = dict[str, Any]
 
@@ -48,8 +49,8 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """Each with `role` and `content`."""
     tools: list[dict[str, Any]] | None = None
     """Descriptions of functions, in OpenAI's shape."""
-    options: dict[str, Any] = {}
-    """More names that the template knows."""
+    variables: dict[str, Any] = {}
+    """More values for the template, which reads them all."""
     add_generation_prompt: bool = True
     """End with the opening of the assistant's turn."""
     continue_final_message: bool = False
@@ -64,7 +65,7 @@ class ChatTemplate:
 
     Attributes:
         source: the same.
-        options: names that the template uses beside those that it always gets: clients may set them.
+        variables: names that the template reads beside those that it always gets: clients may set them.
         takes_tools: it shows tools to the model.
 
     Raises:
@@ -76,7 +77,7 @@ class ChatTemplate:
         self.source = source
         self._template = environment.from_string(source.text)
         used = meta.find_undeclared_variables(environment.parse(source.text))
-        self.options = frozenset(used) - GIVEN - set(environment.globals) - set(SPECIAL_TOKENS)
+        self.variables = frozenset(used) - GIVEN - set(environment.globals) - set(SPECIAL_TOKENS)
         self.takes_tools = "tools" in used
 
     def render(self, conversation: Conversation) -> str:
@@ -101,7 +102,7 @@ class ChatTemplate:
         adds_prompt = conversation.add_generation_prompt and not conversation.continue_final_message
         try:
             return self._template.render(
-                **conversation.options,
+                **conversation.variables,
                 **dict(self.source.special_tokens),
                 messages=messages,
                 tools=conversation.tools,  # defined: templates ask whether they are none

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.errors import EngineError, EngineUnavailableError, StepFailedError
+from engine.errors import EngineError, EngineUnavailableError, RequestRefusedError, StepFailedError
 from engine.request import FinishReason, KVReceipt, Request, TokenDelta, TokenLogprobs
 from kvcache.geometry import KVGeometry
 from server.metrics import Metrics
@@ -60,6 +60,7 @@ class Choice:
         Raises:
             EngineUnavailableError: the engine ended before the request did.
             StepFailedError: the engine failed at this request.
+            RequestRefusedError: its grammar cannot go on.
         """
         last_s = self._start_s
         try:
@@ -113,6 +114,8 @@ class Choice:
 def _error_of(delta: TokenDelta) -> EngineError:
     """What a delta that ends a request without its output tells."""
     message = delta.error or "the request was aborted"
+    if delta.is_grammar_error:
+        return RequestRefusedError(message, code="invalid_grammar", param=None)
     if delta.is_engine_lost:
         code = "draining" if delta.finish_reason is FinishReason.ABORT else "engine_unavailable"
         return EngineUnavailableError(message, retry_after_s=1.0, code=code)

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from engine.info import EngineInfo
 from server.confined.client import ConfinedProcess, LimitError
@@ -10,6 +12,18 @@ from server.errors import APIError, invalid_request, printable
 from server.tokenizer import Tokenizer
 
 MAX_REMEMBERED = 256
+
+
+class OutputGrammar(NamedTuple):
+    """A grammar that outputs of a request must match.
+
+    Attributes:
+        text: see engine/grammar.py; empty: there is none.
+        params: the request's fields that its parts come from, by the parts' names; the first one stands for all.
+    """
+
+    text: str = ""
+    params: Mapping[str, str] = {}
 
 
 class GrammarService:
@@ -23,14 +37,13 @@ class GrammarService:
     def __init__(self, process: ConfinedProcess, max_grammar_bytes: int) -> None:
         self._process = process
         self._max_grammar_bytes = max_grammar_bytes
-        self._known: OrderedDict[tuple[str, str], str | None] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], Refused | None] = OrderedDict()
 
-    async def check(self, grammar: str, param: str, *, model_name: str, tokenizer: Tokenizer, info: EngineInfo) -> None:
+    async def check(self, grammar: OutputGrammar, model_name: str, tokenizer: Tokenizer, info: EngineInfo) -> None:
         """Let only a grammar pass that the engine can use.
 
         Args:
-            grammar: see engine/grammar.py.
-            param: the request's field that it comes from.
+            grammar: of a request.
             model_name: whose.
             tokenizer: of the model.
             info: of its engine.
@@ -38,29 +51,32 @@ class GrammarService:
         Raises:
             APIError: it is too large, wrong, or takes too long to compile (400).
         """
+        if not grammar.text:
+            return
         if not tokenizer.is_bytewise:
-            raise _refusal("this model's tokenizer does not say what bytes its tokens stand for", param)
-        if len(grammar) > self._max_grammar_bytes:
-            raise _refusal(f"it takes {len(grammar)} bytes, and the limit is {self._max_grammar_bytes}", param)
-        key = (model_name, grammar)
+            raise _refusal(Refused("this model's tokenizer does not say what bytes its tokens stand for"), grammar)
+        if len(grammar.text) > self._max_grammar_bytes:
+            message = f"it takes {len(grammar.text)} bytes, and the limit is {self._max_grammar_bytes}"
+            raise _refusal(Refused(message), grammar)
+        key = (model_name, grammar.text)
         if key not in self._known:
-            self._known[key] = await self._problem(Compile(model_name, grammar), tokenizer, info)
+            self._known[key] = await self._problem(Compile(*key), tokenizer, info)
+        refused = self._known[key]
         self._known.move_to_end(key)
-        problem = self._known[key]
         if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
-        if problem is not None:
-            raise _refusal(problem, param)
+        if refused is not None:
+            raise _refusal(refused, grammar)
 
-    async def _problem(self, job: Compile, tokenizer: Tokenizer, info: EngineInfo) -> str | None:
+    async def _problem(self, job: Compile, tokenizer: Tokenizer, info: EngineInfo) -> Refused | None:
         try:
             answer = await self._process.run(job)
             if isinstance(answer, UnknownVocabulary):
                 await self._process.run(await _lesson(job.vocabulary, tokenizer, info))
                 answer = await self._process.run(job)
         except LimitError as error:
-            return str(error)
-        return _problem_of(answer)
+            return Refused(str(error))
+        return _refused(answer)
 
 
 async def _lesson(name: str, tokenizer: Tokenizer, info: EngineInfo) -> Teach:
@@ -68,11 +84,14 @@ async def _lesson(name: str, tokenizer: Tokenizer, info: EngineInfo) -> Teach:
     return Teach(name, token_bytes, info.vocab_size, info.eos_token_ids)
 
 
-def _problem_of(answer: Answer) -> str | None:
-    if not isinstance(answer, Refused):
-        return None
-    return f"at {answer.place.removeprefix('.')}: {answer.message}" if answer.place else answer.message
+def _refused(answer: Answer) -> Refused | None:
+    return answer if isinstance(answer, Refused) else None
 
 
-def _refusal(problem: str, param: str) -> APIError:
-    return invalid_request(f"{param} cannot be used: {printable(problem)}", code="invalid_grammar", param=param)
+def _refusal(refused: Refused, grammar: OutputGrammar) -> APIError:
+    """The error that names the field, and the place in it."""
+    part, dot, place = refused.place.partition(".")
+    param = grammar.params.get(part) or next(iter(grammar.params.values()))
+    where = f" at {place}" if dot else ""
+    message = f"{param} cannot be used{where}: {refused.message}"
+    return invalid_request(printable(message), code="invalid_grammar", param=param)

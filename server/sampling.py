@@ -19,6 +19,8 @@ def build_sampling_params(
     logprobs: int | None,
     prompt_logprobs: int | None,
     choice_idx: int,
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = (),
+    grammar: str = "",
 ) -> SamplingParams:
     """SamplingParams of one choice.
 
@@ -29,6 +31,8 @@ def build_sampling_params(
         logprobs: for output tokens.
         prompt_logprobs: for prompt tokens.
         choice_idx: which of the n choices of its prompt; shifts the seed.
+        bad_words_token_ids: `bad_words`, as the tokenizer spells them.
+        grammar: that the output must match.
 
     Raises:
         APIError: a value is out of range (400, param names the field).
@@ -46,6 +50,9 @@ def build_sampling_params(
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
             logit_bias=_logit_bias(body),
+            bad_words_token_ids=bad_words_token_ids,
+            allowed_token_ids=tuple(body.allowed_token_ids or ()),
+            grammar=grammar,
             stop=body.stop_strings,
             stop_token_ids=tuple(body.stop_token_ids),
             ignore_eos=body.ignore_eos,

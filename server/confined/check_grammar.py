@@ -26,12 +26,12 @@ def check_grammar(tokenizer: llguidance.LLTokenizer, grammar: str) -> Answer:
 
 
 def _place_in_schema(tokenizer: llguidance.LLTokenizer, grammar: str) -> str:
-    """`.properties.age` of the first JSON schema that is wrong by itself; empty where none is."""
+    """The first part that is a wrong JSON schema, and where in it: `answer.properties.age`; empty where there is none."""
     parts = msgspec.json.decode(grammar)["grammars"]
     for part in parts:
         schema = part.get("json_schema")
         if isinstance(schema, dict) and _is_wrong(tokenizer, schema):
-            return _narrow(tokenizer, schema)
+            return str(part.get("name", "")) + _narrow(tokenizer, schema)
     return ""
 
 

@@ -75,7 +75,8 @@ async def _exchange(process: asyncio.subprocess.Process, task: Task) -> Answer:
     process.stdin.write(frame(task))
     await process.stdin.drain()
     [size] = HEADER.unpack(await process.stdout.readexactly(HEADER.size))
-    return decode_answer(await process.stdout.readexactly(size))
+    answer: Answer = decode_answer(await process.stdout.readexactly(size))
+    return answer
 
 
 async def _kill(process: asyncio.subprocess.Process) -> int:

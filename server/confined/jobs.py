@@ -47,7 +47,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
     message: str
     place: str = ""
-    """Of Compile: where in a JSON schema, such as `.properties.age`; of Render: the field at fault."""
+    """Of Compile: the part and where in it, such as `answer.properties.age`; of Render: the request's field."""
 
 
 class UnknownVocabulary(msgspec.Struct, frozen=True, tag=True):

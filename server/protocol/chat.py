@@ -23,6 +23,8 @@ class TextPart(WireModel):
 class ChatMessage(WireModel):
     """One turn of the conversation."""
 
+    type: Literal["text", "message"] | None = None
+    """Accepted for compatibility; no effect."""
     role: Literal["system", "developer", "user", "assistant", "tool"]
     """Who speaks."""
     content: str | list[TextPart] | None = None
@@ -87,9 +89,11 @@ class ChatBody(GenerationBody):
     """End the prompt with the opening of the assistant's turn."""
     continue_final_message: bool = False
     """Go on with the last message in place of answering it; needs `add_generation_prompt: false`."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(default={})
+    """Values for variables of the model's chat template, such as `enable_thinking`; only those that it reads."""
     add_special_tokens: bool = False
     """Let the tokenizer add what it adds to a text; chat templates write it out themselves."""
-    tools: Tools = []
+    tools: Tools = Field(default=[])
     """Functions that the model may call."""
     tool_choice: ToolChoice = "auto"
     """Whether it must call none, one or more, or this one. `auto`: it decides."""
@@ -97,11 +101,9 @@ class ChatBody(GenerationBody):
     """It may call several in one answer."""
     reasoning_effort: str | None = None
     """How long to think, where the chat template has a use for it."""
-    chat_template_kwargs: dict[str, str | int | float | bool] = {}
-    """More that the chat template is told; it must have a use for each."""
 
     @property
-    def template_options(self) -> dict[str, Any]:
+    def template_variables(self) -> dict[str, Any]:
         """What the chat template is told beside the messages."""
         effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort is not None else {}
         return {**self.chat_template_kwargs, **effort}

@@ -1,10 +1,11 @@
 """The fields that completions and chat completions share."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from engine.request import MAX_LOGPROBS, MAX_STOP_STRINGS
+from engine.request import MAX_ALLOWED_TOKEN_IDS, MAX_LOGPROBS, MAX_STOP_STRINGS
+from server.bad_words import MAX_BAD_WORD_CHARS, MAX_BAD_WORDS
 from server.protocol.base import RequestBody, WireModel
 from server.protocol.structured import ResponseFormat, StructuredOutputs
 from server.salts import MAX_CACHE_SALT_CHARS
@@ -14,11 +15,12 @@ def _encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("stop holds half of a surrogate pair, which is no character") from None
+        raise ValueError("a text holds half of a surrogate pair, which is no character") from None
     return text
 
 
 StopString = Annotated[str, AfterValidator(_encodable)]
+BadWord = Annotated[StopString, Field(min_length=1, max_length=MAX_BAD_WORD_CHARS)]
 
 
 class StreamOptions(WireModel):
@@ -34,13 +36,6 @@ class StreamOptions(WireModel):
 class GenerationBody(RequestBody):
     """How tokens are chosen, when they end, and how they are sent. Ranges are checked by SamplingParams."""
 
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "bad_words": ([],),
-        "allowed_token_ids": (),
-        "truncate_prompt_tokens": (),
-        "return_token_ids": (False,),
-    }
-
     max_tokens: int | None = Field(default=None, ge=0)
     """Output tokens at most. Unset: 16 for completions, to the end of the context for chat."""
     temperature: float | None = None
@@ -51,6 +46,14 @@ class GenerationBody(RequestBody):
     """Only the k most probable tokens; 0 or -1: all."""
     min_p: float = 0.0
     """Only tokens at least this times as probable as the most probable one."""
+    bad_words: list[BadWord] = Field(default=[], max_length=MAX_BAD_WORDS)
+    """Texts that the output must not hold, as the tokenizer spells them: with a blank before them, or without."""
+    allowed_token_ids: list[int] | None = Field(default=None, min_length=1, max_length=MAX_ALLOWED_TOKEN_IDS)
+    """Only these tokens come out."""
+    truncate_prompt_tokens: Literal[-1] | Annotated[int, Field(ge=1)] | None = None
+    """Only the last so many tokens of each prompt; -1: as many as fit the context beside the output."""
+    return_token_ids: bool = False
+    """Give the ids of prompt and output tokens beside the text."""
     seed: int | None = None
     """The same seed gives the same tokens; choice i of n uses seed + i."""
     presence_penalty: float = 0.0
@@ -99,6 +102,11 @@ class GenerationBody(RequestBody):
     """Accepted for compatibility; no effect."""
     service_tier: str | None = None
     """Accepted for compatibility; no effect."""
+
+    @property
+    def num_choices_per_prompt(self) -> int:
+        """Outputs that are computed for each prompt."""
+        return self.n
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -86,8 +86,8 @@ class Reply:
     def _merged(self, parts: list[CallPart]) -> list[CallPart]:
         merged: dict[int, CallPart] = {}
         for part in parts:
-            if self._max_calls is None or part.index < self._max_calls:
-                before = merged.get(part.index, CallPart(part.index, None, ""))
+            if self._max_calls is None or part.call_idx < self._max_calls:
+                before = merged.get(part.call_idx, CallPart(part.call_idx, None, ""))
                 arguments = before.arguments + part.arguments
-                merged[part.index] = CallPart(part.index, before.name or part.name, arguments)
+                merged[part.call_idx] = CallPart(part.call_idx, before.name or part.name, arguments)
         return list(merged.values())

@@ -144,14 +144,9 @@ async def test_null_says_nothing(server: FakeServer) -> None:
     ("field", "value"),
     [
         ("suffix", "x"),
-        ("best_of", 2),
         ("response_format", {"type": "json_object"}),
         ("response_format", {"type": "json_schema", "json_schema": {}}),
         ("structured_outputs", {"regex": "a"}),
-        ("bad_words", ["x"]),
-        ("allowed_token_ids", [1]),
-        ("truncate_prompt_tokens", 3),
-        ("return_token_ids", True),
     ],
 )
 async def test_what_is_not_supported_is_refused_by_name(server: FakeServer, field: str, value: Any) -> None:

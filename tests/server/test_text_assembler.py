@@ -140,4 +140,4 @@ def test_several_tokens_in_one_delta(tokenizer: Tokenizer) -> None:
 
 def test_without_log_probabilities_there_are_none(tokenizer: Tokenizer) -> None:
     piece = assembler(tokenizer).feed(TokenDelta("r", encode("hello"), finish_reason=FinishReason.LENGTH))
-    assert piece == Piece("hello", [], FinishReason.LENGTH)
+    assert piece == Piece("hello", [], FinishReason.LENGTH, [VOCABULARY["hello"]])

@@ -20,12 +20,12 @@ class CallPart(NamedTuple):
     """A call, or what a piece of text adds to one.
 
     Attributes:
-        index: which of the answer's calls.
+        call_idx: which of the answer's calls.
         name: of the function, in the call's first part.
         arguments: JSON, or more of it.
     """
 
-    index: int
+    call_idx: int
     name: str | None
     arguments: str
 
@@ -157,12 +157,11 @@ class ToolParser(ABC):
         self._rest = self._scanner.feed(self._rest)
         if self._scanner.is_broken or not self._may_be_call():
             return self._give_up()
+        parts: list[Part] | None = []
         if self._is_certain:
             parts = self._new_arguments()
         elif self._scanner.is_complete:
             parts = self._whole_call()
-        else:
-            parts = []
         if self._scanner.is_complete and (parts is None or self._num_given is None):
             return self._give_up()
         if self._scanner.is_complete:
@@ -219,11 +218,11 @@ class ToolParser(ABC):
             content = json.loads(self._scanner.text)
         except (ValueError, RecursionError):
             return None
-        name, found = self._outer_name or content.get("name"), content
-        text = self._scanner.text
+        name = self._outer_name or content.get("name")
+        text: str | None = self._scanner.text
         if self._outer_name is None:
-            found = next((content[key] for key in ARGUMENTS if key in content), {})
-            text = _arguments_text(found, self._scanner)
+            arguments: Any = next((content[key] for key in ARGUMENTS if key in content), {})
+            text = _arguments_text(arguments, self._scanner)
         if not isinstance(name, str) or name not in self._names or text is None:
             return None
         self._num_given = len(text)
