@@ -25,7 +25,10 @@ class GrammarError(Exception):
 
 
 class _Table(llguidance.TokenizerWrapper):
-    """The face of a tokenizer that llguidance asks for: a table. No text has to be encoded for a mask."""
+    """A vocabulary with the face that llguidance asks for.
+
+    Where a grammar leaves no choice for some bytes, only the first token of their encoding fits: the longest one here.
+    """
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -35,9 +38,20 @@ class _Table(llguidance.TokenizerWrapper):
         self.tokens = known + [b""] * (num_tokens - len(known))
         self.special_token_ids = [i for i in token_bytes.special_token_ids if i < num_tokens]
         self.eos_token_id = eos_token_id
+        special = set(self.special_token_ids)
+        self._ids = {token: i for i, token in enumerate(self.tokens) if token and i not in special}
+        self._longest = max(map(len, self._ids), default=0)
 
     def __call__(self, text: str) -> list[int]:
-        return []
+        data, place, ids = text.encode(), 0, []
+        while place < len(data):
+            lengths = range(min(self._longest, len(data) - place), 0, -1)
+            found = next((length for length in lengths if data[place : place + length] in self._ids), 0)
+            if not found:
+                break  # no token begins here: what follows cannot be said
+            ids.append(self._ids[data[place : place + found]])
+            place += found
+        return ids
 
 
 def ending_tokens(vocab_size: int, eos_token_ids: list[int]) -> list[int]:
