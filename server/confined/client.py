@@ -42,9 +42,11 @@ class ConfinedProcess:
         for task in self._jobs:
             task.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
-        if self._process is not None:
-            await _kill(self._process)
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
     async def _run(self, job: Job) -> Answer:
         async with self._turn:
@@ -53,7 +55,7 @@ class ConfinedProcess:
                 return await _exchange(process, Task(job, self._limit_s))
             except (asyncio.IncompleteReadError, ConnectionError):
                 self._process = None
-                code = await _kill(process)
+                code = await process.wait()  # its output has ended, so has it
                 raise LimitError(self._what_ended_it(code)) from None
 
     async def _started(self) -> asyncio.subprocess.Process:
@@ -77,12 +79,3 @@ async def _exchange(process: asyncio.subprocess.Process, task: Task) -> Answer:
     [size] = HEADER.unpack(await process.stdout.readexactly(HEADER.size))
     answer: Answer = decode_answer(await process.stdout.readexactly(size))
     return answer
-
-
-async def _kill(process: asyncio.subprocess.Process) -> int:
-    """End it if it still runs; its exit code."""
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    if process.stdin is not None:
-        process.stdin.close()
-    return await process.wait()

@@ -1,14 +1,16 @@
 """POST /v1/chat/completions: the request body."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from engine.request import MAX_LOGPROBS
 from server.protocol.base import Unsupported, WireModel
 from server.protocol.generation import GenerationBody
 from server.protocol.tools import ToolCall, ToolChoice, Tools
+
+_ROLE_OF = {"tool_calls": "assistant", "reasoning_content": "assistant", "tool_call_id": "tool"}
 
 
 class TextPart(WireModel):
@@ -27,7 +29,9 @@ class ChatMessage(WireModel):
     """Accepted for compatibility; no effect."""
     role: Literal["system", "developer", "user", "assistant", "tool"]
     """Who speaks."""
-    content: str | list[TextPart] | None = None
+    tool_calls: list[ToolCall] | None = None
+    """Of the assistant: the functions that it called."""
+    content: str | list[TextPart] | None = Field(default=None, validate_default=True)
     """What is said; only a message with `tool_calls` may do without."""
     name: str | None = None
     """Who exactly, where the chat template has a use for it."""
@@ -39,22 +43,26 @@ class ChatMessage(WireModel):
     """The same."""
     function_call: Unsupported = None
     """The same."""
-    tool_calls: list[ToolCall] | None = None
-    """Of the assistant: the functions that it called."""
     tool_call_id: str | None = None
     """Of a tool: which call it answers."""
     reasoning_content: str | None = None
     """Of the assistant: what it thought, where the chat template has a use for it."""
 
-    @model_validator(mode="after")
-    def _roles_keep_to_their_fields(self) -> Self:
-        if self.content is None and not self.tool_calls:
+    @field_validator("tool_calls", "reasoning_content", "tool_call_id")
+    @classmethod
+    def _belongs_to_its_role(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted, given = _ROLE_OF[info.field_name or ""], info.data.get("role")
+        if value is not None and given != wanted:
+            fields = {"name": info.field_name, "wanted": wanted, "given": given}
+            raise PydanticCustomError("invalid_value", "{name} belongs to the role {wanted}, not to {given}", fields)
+        return value
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and not info.data.get("tool_calls"):
             raise PydanticCustomError("missing_field", "content is required in a message without tool_calls")
-        for name, role in (("tool_calls", "assistant"), ("reasoning_content", "assistant"), ("tool_call_id", "tool")):
-            if getattr(self, name) is not None and self.role != role:
-                fields = {"name": name, "role": role, "given": self.role}
-                raise PydanticCustomError("invalid_value", "{name} belongs to the role {role}, not to {given}", fields)
-        return self
+        return value
 
     def as_template_input(self) -> dict[str, Any]:
         """The message as chat templates expect it: text parts joined."""

@@ -9,6 +9,8 @@ from tokenizers import AddedToken
 
 from engine.request import Request, TokenDelta
 from server.bad_words import spell_bad_words
+from server.chat import ChatTemplates
+from server.chat_template import ChatTemplate, TemplateSource
 from server.infill import FORMS
 from server.tokenizer import Tokenizer
 from tests.server import tiny_tokenizers as tiny
@@ -206,11 +208,10 @@ async def refused_more(server: FakeServer, **fields: Any) -> dict[str, Any]:
 
 
 async def test_variables_of_the_template_arrive(tmp_path: Path) -> None:
-    from server.chat import ChatTemplate
-
     server = FakeServer(tmp_path)
     source = "{{ messages[0].content }}{% if thinks is defined and thinks %}!{{ style }}{% endif %}"
-    server.state.models["tiny"].chat_template = ChatTemplate(source, server.tokenizer)
+    template = ChatTemplate(TemplateSource(source))
+    server.state.models["tiny"].chat_templates = ChatTemplates(template, template)
     await post(server, ROUTES[1], chat_template_kwargs={"thinks": True, "style": "x"})
     await post(server, ROUTES[1], chat_template_kwargs={"thinks": False})
     await post(server, ROUTES[1])

@@ -179,7 +179,8 @@ class ToolParser(ABC):
             self._lead = ""
             self._begin_call(after.num_chars, None)
         else:
-            self._rest = self._rest[after.num_chars if after else 0 :]
+            # At the end of the text what may be the beginning of a marker is nothing else.
+            self._rest = self._rest[after.num_chars :] if after else ""
             self._read = self._read_text
         return []
 
