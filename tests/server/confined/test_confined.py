@@ -29,7 +29,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def process() -> AsyncIterator[ConfinedProcess]:
-    made = ConfinedProcess(limit_s=1.0)
+    made = ConfinedProcess(limit_s=0.4)
     yield made
     await made.close()
 
@@ -40,12 +40,12 @@ def job(source: str) -> Render:
 
 async def test_a_template_that_loops_is_stopped_and_the_next_one_runs(process: ConfinedProcess) -> None:
     assert await process.run(job("{{ messages[0].content }}")) == Done("x")
-    with pytest.raises(LimitError, match="longer than 1 s"):
+    with pytest.raises(LimitError, match=r"longer than 0.4 s"):
         await process.run(job(ENDLESS))
     assert await process.run(job("{{ messages[0].content }}!")) == Done("x!")
 
 
-@pytest.mark.parametrize("source", [GROWING, LONG, "{{ 'x' * 10000000000 }}", "{{ '%10000000000d' % 1 }}"])
+@pytest.mark.parametrize("source", [GROWING, LONG, "{{ 'x' * 10000000000 }}"])
 async def test_a_template_that_grows_is_stopped(process: ConfinedProcess, source: str) -> None:
     with pytest.raises(APIError, match=r"memory|longer than"):
         await render(process, ChatTemplate(TemplateSource(source)), CONVERSATION)
@@ -101,9 +101,8 @@ async def test_a_wrong_schema_is_found_where_it_is_wrong(process: ConfinedProces
 
 async def test_a_grammar_that_grows_is_refused(process: ConfinedProcess) -> None:
     await process.run(Teach("tiny", TEXTS, 257, [256]))
-    for pattern in ("(a{1000}){1000}", "((a{100}){100}){100}b"):
-        grammar = f'{{"grammars": [{{"lark_grammar": "start: /{pattern}/"}}]}}'
-        try:
-            assert isinstance(await process.run(Compile("tiny", grammar)), Refused)
-        except LimitError:
-            await process.run(Teach("tiny", TEXTS, 257, [256]))
+    grammar = '{"grammars": [{"lark_grammar": "start: /(a{1000}){1000}/"}]}'
+    try:
+        assert isinstance(await process.run(Compile("tiny", grammar)), Refused)
+    except LimitError as error:  # on a slow machine its time is over first
+        assert "longer than" in str(error)
