@@ -18,6 +18,7 @@ BLANKS = r"(\n {0,16}| )?"
 that has nothing to say goes on with blanks for ever."""
 MAX_DEPTH = 64
 ANY_OBJECT = {"type": "object"}
+NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 Part = dict[str, Any]
 """One of a list of grammars, without its name."""
@@ -85,12 +86,9 @@ def call_parts(
         APIError: a tool's parameters are no schema (400).
     """
     rules = parser.rules([tool.function.name for tool in tools], spell, template)
-    schemas = [
-        ANY_OBJECT | (tool.function.parameters or {"properties": {}, "additionalProperties": False}) for tool in tools
-    ]
     parts = {
-        f"arguments_{i}": schema_part(schema, param)
-        for i, (schema, param) in enumerate(zip(schemas, params, strict=True))
+        f"arguments_{i}": schema_part(_arguments_schema(tool, param), param)
+        for i, (tool, param) in enumerate(zip(tools, params, strict=True))
     }
     return rules, parts
 
@@ -138,6 +136,16 @@ def speller(special_token_id: Callable[[str], int | None]) -> Spell:
         return literal(marker) if token_id is None else f"<[{token_id}]>"
 
     return spell
+
+
+def _arguments_schema(tool: Tool, param: str) -> dict[str, Any]:
+    schema = tool.function.parameters
+    if schema is None:
+        return NO_ARGUMENTS
+    if schema.get("type", "object") != "object":
+        message = f"{param} must describe an object, with a member for each argument"
+        raise invalid_request(message, code="invalid_grammar", param=param)
+    return ANY_OBJECT | schema
 
 
 def _of_response_format(form: ResponseFormat) -> Wanted:

@@ -47,6 +47,8 @@ class ChatMessage(WireModel):
     """Of a tool: which call it answers."""
     reasoning_content: str | None = None
     """Of the assistant: what it thought, where the chat template has a use for it."""
+    parsed: Any = None
+    """In messages that clients send back as they parsed them; no effect."""
 
     @field_validator("tool_calls", "reasoning_content", "tool_call_id")
     @classmethod

@@ -64,6 +64,8 @@ class FunctionCall(WireModel):
     """The function."""
     arguments: str
     """A JSON object, as text."""
+    parsed_arguments: Any = None
+    """In messages that clients send back as they parsed them; no effect."""
 
     @field_validator("arguments")
     @classmethod
@@ -82,6 +84,8 @@ class ToolCall(WireModel):
 
     id: str
     """Which its result names."""
+    index: int | None = None
+    """In messages that clients put together from a stream; no effect."""
     type: Literal["function"] = "function"
     """Functions are all there is."""
     function: FunctionCall

@@ -41,17 +41,17 @@ class Reply:
     """Reads one reply. However its text is cut, the parts joined are the same.
 
     Args:
-        format: of the request.
+        reply_format: of the request.
 
     Attributes:
         has_calls: a call was found.
     """
 
-    def __init__(self, format: ReplyFormat) -> None:  # noqa: A002 - the field's own word
+    def __init__(self, reply_format: ReplyFormat) -> None:
         self.has_calls = False
-        self._max_calls = format.max_calls
-        self._reasoning = format.reasoning() if format.reasoning else None
-        self._tools = format.tools() if format.tools else None
+        self._max_calls = reply_format.max_calls
+        self._reasoning = reply_format.reasoning() if reply_format.reasoning else None
+        self._tools = reply_format.tools() if reply_format.tools else None
         self._blanks = ""
 
     def feed(self, text: str, *, is_last: bool) -> MessagePart:

@@ -22,17 +22,18 @@ TEMPLATE = """{% for tool in tools or [] %}{{ tool | tojson }}
 {% endfor %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for call in m.tool_calls or [] -%}
 <tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}
 {% endfor %}{% if loops %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}
-{%- if escapes %}{{ messages.__class__.__mro__ }}{% endif %}<assistant>{% if thinks %}<think>
-{% endif %}{# </think> #}"""
+{%- if escapes %}{{ messages.__class__.__mro__ }}{% endif %}<assistant>"""
+THINKER = "{{ messages[0].content }}{% if thinks %}<think>\n{% endif %}{# </think> #}"
 QUESTION: Any = [{"role": "user", "content": "Say something."}]
 
 
 @pytest.fixture(scope="module")
 def server(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("templated") / "model"
-    shutil.copytree(tiny_folder, folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    args = ("--model", f"tiny={folder}", "--kv-cache-memory-bytes", "50000000", "--chat-template-timeout-s", "0.5")
+    args = ["--kv-cache-memory-bytes", "50000000", "--chat-template-timeout-s", "0.5"]
+    for name, template in (("tiny", TEMPLATE), ("thinker", THINKER)):
+        folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("templated") / name)
+        (folder / "chat_template.jinja").write_text(template)
+        args += ["--model", f"{name}={folder}"]
     with ServerProcess(*args, log=tmp_path_factory.mktemp("structured") / "log") as started:
         yield started.wait_ready()
 
@@ -174,18 +175,11 @@ def test_structured_outputs(api: openai.OpenAI, outputs: dict[str, Any], pattern
 
 
 def test_thoughts_come_before_an_answer_that_matches(server: ServerProcess) -> None:
-    body = {
-        "model": "tiny",
-        "messages": QUESTION,
-        "structured_outputs": {"choice": ["yes", "no"]},
-        "chat_template_kwargs": {"thinks": True},
-        "max_tokens": 60,
-    }
-    cut = server.post("/v1/chat/completions", {**body, "seed": 1}).json()["choices"][0]
+    body = {"model": "thinker", "messages": QUESTION, "structured_outputs": {"choice": ["yes", "no"]}, "seed": 1}
+    options = {"chat_template_kwargs": {"thinks": True}, "max_tokens": 60}
+    cut = server.post("/v1/chat/completions", {**body, **options}).json()["choices"][0]
     assert (cut["finish_reason"], cut["message"]["content"]) == ("length", ""), "random weights think for ever"
     assert cut["message"]["reasoning_content"]
-    plain = server.post("/v1/chat/completions", {**body, "chat_template_kwargs": {}, "seed": 1}).json()["choices"][0]
-    assert plain["message"]["content"] in ("yes", "no") or plain["message"]["reasoning_content"]
 
 
 @pytest.mark.parametrize(("variable", "message"), [("loops", "longer than 0.5 s"), ("escapes", "unsafe")])
