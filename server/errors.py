@@ -270,7 +270,7 @@ def _path(problem: Mapping[str, Any], body: object) -> _Path:
     path: list[str | int] = []
     value = body
     for position, part in enumerate(loc[1:], 2):
-        is_missing = problem["type"] == "missing" and position == len(loc)
+        is_missing = problem["type"] in ("missing", "missing_field") and position == len(loc)
         if isinstance(value, dict) and (part in value or is_missing):
             path.append(part)
             value = value.get(part)
