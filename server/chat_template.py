@@ -6,10 +6,10 @@ from typing import Any
 
 import jinja2
 import msgspec
-from jinja2 import meta
+from jinja2 import meta, nodes
+from jinja2.compiler import CodeGenerator
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -120,21 +120,38 @@ class GenerationBlock(Extension):
 
     tags: set[str] = {"generation"}  # noqa: RUF012 - the base class declares it so
 
-    def parse(self, parser: Parser) -> list[Node]:
+    def parse(self, parser: Parser) -> list[nodes.Node]:
         """The nodes up to `{% endgeneration %}`."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _NothingAhead(CodeGenerator):
+    """Jinja works out constant expressions while it compiles, where nothing limits them; here they wait for their turn."""
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Any, finalize: Any) -> str:
+        if not isinstance(node, nodes.TemplateData):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
+    def visit_EvalContextModifier(self, node: nodes.EvalContextModifier, frame: Any) -> None:  # noqa: N802 - Jinja's
+        if not all(isinstance(option.value, nodes.Const) for option in node.options):
+            self.fail("autoescape takes true or false here", node.lineno)
+        super().visit_EvalContextModifier(node, frame)
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
     """Jinja's own gives an undefined value for an attribute that leads out of it, which a template may print."""
+
+    code_generator_class = _NothingAhead
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> jinja2.Undefined:
         raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is unsafe.")
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationBlock])
+    extensions = [loopcontrols, GenerationBlock]
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=extensions, optimized=False)
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().astimezone().strftime(form)

@@ -197,6 +197,7 @@ def test_where_a_template_comes_from(tmp_path: Path) -> None:
         (b"{% if %}", "the chat template of .* is no Jinja template: got Expected an expression, .* in line 1"),
         (b"\n{% nothing %}", "is no Jinja template: got Encountered unknown tag 'nothing'.* in line 2"),
         (b"{{ x | no_such_filter }}", "is no Jinja template: got No filter named 'no_such_filter'"),
+        (b"{% autoescape 'x' * 10 %}{% endautoescape %}", "autoescape takes true or false here in line 1"),
         (b"\xff\xfe", r"chat_template\.jinja is malformed: expected UTF-8 text"),
     ],
 )
@@ -240,3 +241,11 @@ def test_a_template_says_what_it_reads() -> None:
         with pytest.raises(APIError, match="has no variable") as caught:
             check_variables(template, [name])
         assert caught.value.param == param
+
+
+@pytest.mark.parametrize("source", ["{{ 'x' * 10**13 }}", "{{ 'x' | center(10**13) }}", "{{ '%9999999999999d' % 1 }}"])
+def test_nothing_is_worked_out_before_its_turn(source: str) -> None:
+    """Templates are compiled in the server, and rendered where the kernel limits them."""
+    template = ChatTemplate(TemplateSource(source))
+    with pytest.raises((MemoryError, TemplateRefusedError)):
+        template.render(Conversation(messages=[]))
