@@ -22,6 +22,8 @@ MAX_BAD_WORDS = 256
 """Sequences of tokens: a word may have several spellings."""
 MAX_BAD_WORD_TOKENS = 512
 MAX_ALLOWED_TOKEN_IDS = 1024
+MAX_LOGIT_BIASES = 1024
+"""Every step brings them to the device anew."""
 
 
 class FinishReason(enum.StrEnum):
@@ -103,6 +105,7 @@ def _out_of_range(params: SamplingParams) -> list[tuple[str, str]]:
         ("frequency_penalty", -2 <= params.frequency_penalty <= 2, "must be -2 to 2"),
         ("logit_bias", all(-100 <= v <= 100 for v in params.logit_bias.values()), "must hold values from -100 to 100"),
         *_mask_checks(params),
+        ("logit_bias", len(params.logit_bias) <= MAX_LOGIT_BIASES, f"must hold at most {MAX_LOGIT_BIASES} tokens"),
         ("stop", len(params.stop) <= MAX_STOP_STRINGS, f"must hold at most {MAX_STOP_STRINGS} strings"),
         ("stop", all(params.stop), "must hold no empty string"),
         ("logprobs", params.logprobs is None or 0 <= params.logprobs <= MAX_LOGPROBS, f"must be 0 to {MAX_LOGPROBS}"),
