@@ -47,7 +47,7 @@ _ANSWERS = {
 
 
 def _generation(whole: str, chunk: str) -> Responses:
-    data = {"type": "string", "description": f"A {chunk} in JSON, or an error; in the last event `[DONE]`"}
+    data = {"type": "string", "description": f"{chunk} in JSON, or an error; at last `[DONE]`"}
     event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     content = {"application/json": {"schema": _reference(whole)}, "text/event-stream": {"itemSchema": event}}
     return {200: {"description": "The whole answer, or with `stream` a stream of chunks", "content": content}}
