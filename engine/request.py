@@ -97,7 +97,7 @@ def _out_of_range(params: SamplingParams) -> list[tuple[str, str]]:
         ("min_tokens", 0 <= params.min_tokens <= params.max_tokens, f"must be 0 to max_tokens ({params.max_tokens})"),
         ("temperature", params.temperature >= 0 and math.isfinite(finite[0]), "must be a number of at least 0"),
         ("top_p", 0 < params.top_p <= 1, "must be more than 0 and at most 1"),
-        ("top_k", params.top_k >= -1, "must be at least 1, or 0 for no limit"),
+        ("top_k", -1 <= params.top_k < 2**31, "must be 1 to 2**31 - 1, or 0 for no limit"),
         ("min_p", 0 <= params.min_p <= 1, "must be 0 to 1"),
         ("seed", params.seed is None or -(2**63) <= params.seed < 2**63, "must fit in 64 bits"),
         ("repetition_penalty", params.repetition_penalty > 0 and math.isfinite(finite[1]), "must be more than 0"),

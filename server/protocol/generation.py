@@ -49,7 +49,7 @@ class GenerationBody(RequestBody):
     """0 is greedy. Unset: the model's default, else 1."""
     top_p: float | None = Field(default=None, gt=0, le=1)
     """Smallest set of most probable tokens that reaches this probability."""
-    top_k: int | None = Field(default=None, ge=-1)
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31)
     """Only the k most probable tokens; 0 or -1: all."""
     min_p: float = Field(default=0.0, ge=0, le=1)
     """Only tokens at least this times as probable as the most probable one."""

@@ -89,7 +89,7 @@ def test_each_choice_has_a_seed_of_its_own(seed: int | None, choice_idx: int, ex
     [
         *(("temperature", value) for value in (-0.1, float("nan"), float("inf"))),
         *(("top_p", value) for value in (0, 1.1, float("nan"))),
-        ("top_k", -2),
+        *(("top_k", value) for value in (-2, 2**31, 10**30)),
         *(("min_p", value) for value in (-0.1, 1.1)),
         *(("seed", value) for value in (2**63, -(2**63) - 1, 10**400)),
         *(("repetition_penalty", value) for value in (0, -1, float("inf"))),
