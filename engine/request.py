@@ -22,6 +22,8 @@ MAX_BAD_WORDS = 256
 """Sequences of tokens: a word may have several spellings."""
 MAX_BAD_WORD_TOKENS = 512
 MAX_ALLOWED_TOKEN_IDS = 1024
+MAX_LOGIT_BIASES = 1024
+"""Every step brings them to the device anew."""
 
 
 class FinishReason(enum.StrEnum):
@@ -97,7 +99,7 @@ def _out_of_range(params: SamplingParams) -> list[tuple[str, str]]:
         ("min_tokens", 0 <= params.min_tokens <= params.max_tokens, f"must be 0 to max_tokens ({params.max_tokens})"),
         ("temperature", params.temperature >= 0 and math.isfinite(finite[0]), "must be a number of at least 0"),
         ("top_p", 0 < params.top_p <= 1, "must be more than 0 and at most 1"),
-        ("top_k", params.top_k >= -1, "must be at least 1, or 0 for no limit"),
+        ("top_k", -1 <= params.top_k < 2**31, "must be 1 to 2**31 - 1, or 0 for no limit"),
         ("min_p", 0 <= params.min_p <= 1, "must be 0 to 1"),
         ("seed", params.seed is None or -(2**63) <= params.seed < 2**63, "must fit in 64 bits"),
         ("repetition_penalty", params.repetition_penalty > 0 and math.isfinite(finite[1]), "must be more than 0"),
@@ -105,6 +107,7 @@ def _out_of_range(params: SamplingParams) -> list[tuple[str, str]]:
         ("frequency_penalty", -2 <= params.frequency_penalty <= 2, "must be -2 to 2"),
         ("logit_bias", all(-100 <= v <= 100 for v in params.logit_bias.values()), "must hold values from -100 to 100"),
         *_mask_checks(params),
+        ("logit_bias", len(params.logit_bias) <= MAX_LOGIT_BIASES, f"must hold at most {MAX_LOGIT_BIASES} tokens"),
         ("stop", len(params.stop) <= MAX_STOP_STRINGS, f"must hold at most {MAX_STOP_STRINGS} strings"),
         ("stop", all(params.stop), "must hold no empty string"),
         ("logprobs", params.logprobs is None or 0 <= params.logprobs <= MAX_LOGPROBS, f"must be 0 to {MAX_LOGPROBS}"),

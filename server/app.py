@@ -33,7 +33,14 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
         served: the models by name.
     """
     state = ServerState(http, served, created_s=int(time.time()))
-    app = FastAPI(title="headcount", version=version("headcount"), lifespan=_lifespan, redoc_url=None, responses=ERRORS)
+    app = FastAPI(
+        title="headcount",
+        version=version("headcount"),
+        lifespan=_lifespan,
+        redoc_url=None,
+        responses=ERRORS,
+        redirect_slashes=False,  # a redirect would be an answer without a body, and to where the client's Host header says
+    )
     app.state.server = state
     install_error_handlers(app)
     for module in (completions, chat, models, tokenize, kv, kv_blocks, kv_plan, requests, health):

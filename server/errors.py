@@ -214,7 +214,14 @@ def from_validation(
     # A field of several types fails once for each of them. The member that came furthest is what the client meant.
     related = [path for path, _ in problems if path[: len(first_path)] == first_path]
     deepest = max(related, key=len)
-    return _field_error(deepest, [problem for path, problem in problems if path == deepest], model)
+    found = [problem for path, problem in problems if path == deepest]
+    # Where one member has the right type, what is wrong with the value there is all that counts.
+    return _field_error(deepest, [problem for problem in found if not _is_of_type(problem)] or found, model)
+
+
+def _is_of_type(problem: Mapping[str, Any]) -> bool:
+    """True where the value has the wrong type, not the wrong contents."""
+    return bool(re.search(r"_(type|parsing|from_float)$", problem["type"]))
 
 
 def _most_telling(problems: list[_Problem]) -> _Problem:
@@ -242,7 +249,7 @@ def _field_error(path: _Path, problems: list[dict[str, Any]], model: type[BaseMo
         return invalid_request(str(first["ctx"]["error"]), param=param)
     requirement = " or ".join(dict.fromkeys(_requirement(problem["msg"]) for problem in problems))
     requirement = requirement.replace(" or must be ", " or ")
-    code = "invalid_type" if re.search(r"_(type|parsing|from_float)$", first["type"]) else "invalid_value"
+    code = "invalid_type" if _is_of_type(first) else "invalid_value"
     return invalid_request(f"{name} {requirement}, got {echo(first['input'])}", code=code, param=param)
 
 

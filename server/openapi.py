@@ -47,8 +47,9 @@ _ANSWERS = {
 
 
 def _generation(whole: str, chunk: str) -> Responses:
-    stream = {"type": "string", "description": f"`data:` lines, each a {chunk} in JSON; the last one is `[DONE]`"}
-    content = {"application/json": {"schema": _reference(whole)}, "text/event-stream": {"schema": stream}}
+    data = {"type": "string", "description": f"{chunk} in JSON, or an error; at last `[DONE]`"}
+    event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    content = {"application/json": {"schema": _reference(whole)}, "text/event-stream": {"itemSchema": event}}
     return {200: {"description": "The whole answer, or with `stream` a stream of chunks", "content": content}}
 
 
