@@ -13,8 +13,7 @@ class PagedStep(NamedTuple):
     """The paged cache and a step's tables.
 
     Attributes:
-        k_caches: a layer each [num_blocks, block_size, num_kv_heads, k_head_dim].
-        v_caches: a layer each [num_blocks, block_size, num_kv_heads, v_head_dim].
+        caches: one a layer, all of the same formats.
         groups: of each layer: which row of the next two is its own.
         slot_mapping: [num_groups, num_tokens] int64.
         block_tables: [num_groups, num_seqs, max_blocks] int64.
@@ -22,8 +21,7 @@ class PagedStep(NamedTuple):
         seq_lens: [num_seqs] int64.
     """
 
-    k_caches: list[Tensor]
-    v_caches: list[Tensor]
+    caches: list[LayerCache]
     groups: list[int]
     slot_mapping: Tensor
     block_tables: Tensor

@@ -11,6 +11,9 @@ from engine.kernels.cpu.build import KernelBuildError, load_library
 DTYPES = {getattr(torch, name): code for name, code in NATIVE_DTYPES.items()}
 """The formats that the kernels read, as src/common.h numbers them."""
 
+KV_DTYPES = DTYPES | {torch.int8: 2, torch.float8_e4m3fn: 3}
+"""The formats of cached keys and values: the model's own, or one of 8 bits with scales."""
+
 NO_WINDOW = 1 << 60
 """A sliding window wider than any context."""
 
@@ -23,8 +26,8 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "hc_rms_norm": (None, (_I, *[_P] * 3, *[_L] * 3, _F, _I)),
     "hc_activate": (None, (_I, *[_P] * 2, *[_L] * 2, _I, _I, _I)),
     "hc_apply_rope": (None, (_I, *[_P] * 3, *[_L] * 5, _I)),
-    "hc_store_rows": (None, (*[_P] * 3, *[_L] * 3, _I)),
-    "hc_paged_attention": (_I, (_I, *[_P] * 7, *[_L] * 9, _F, _I)),
+    "hc_store_kv": (None, (_I, _I, *[_P] * 4, *[_L] * 4, _I)),
+    "hc_paged_attention": (_I, (_P,)),
     "hc_layers": (_I, (_P, _L, _P)),
 }
 """Name -> result and argument types."""

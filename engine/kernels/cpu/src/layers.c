@@ -10,6 +10,7 @@ typedef struct {
     const void *attention_norm, *qkv, *qkv_bias, *o, *o_bias; /* weights and biases; a bias may be NULL */
     const void *mlp_norm, *up, *up_bias, *down, *down_bias;
     void *k_cache, *v_cache;
+    uint16_t *k_scale, *v_scale; /* NULL where the cache has no scales */
     int64_t num_q_heads, num_kv_heads, k_head_dim, v_head_dim, window, intermediate_size, group;
     float softmax_scale;
 } Layer;
@@ -23,7 +24,7 @@ typedef struct {
     const int64_t *cu_seqlens_q, *seq_lens;
     int64_t num_tokens, num_seqs, max_blocks, block_size, hidden_size, half;
     float eps;
-    int32_t dtype, activation, is_gated, num_threads;
+    int32_t dtype, kv_dtype, activation, is_gated, num_threads;
 } Step;
 
 static int attention_half(const Layer *l, const Step *s) {
@@ -40,12 +41,18 @@ static int attention_half(const Layer *l, const Step *s) {
     const int64_t *slots = s->slot_mapping + l->group * s->num_tokens;
     const int64_t *tables = s->block_tables + l->group * s->num_seqs * s->max_blocks;
     char *k = (char *)s->qkv + q_width * size, *v = k + k_width * size;
-    hc_store_rows(k, l->k_cache, slots, s->num_tokens, k_width * size, width * size, s->num_threads);
-    hc_store_rows(v, l->v_cache, slots, s->num_tokens, v_width * size, width * size, s->num_threads);
-    failed |= hc_paged_attention(s->dtype, s->qkv, l->k_cache, l->v_cache, s->attended, tables, s->cu_seqlens_q,
-                                 s->seq_lens, width, s->num_seqs, s->max_blocks, s->block_size,
-                                 l->num_q_heads, l->num_kv_heads, l->k_head_dim, l->v_head_dim, l->window,
-                                 l->softmax_scale, s->num_threads);
+    hc_store_kv(s->dtype, s->kv_dtype, k, l->k_cache, l->k_scale, slots, s->num_tokens, l->num_kv_heads, l->k_head_dim,
+                width, s->num_threads);
+    hc_store_kv(s->dtype, s->kv_dtype, v, l->v_cache, l->v_scale, slots, s->num_tokens, l->num_kv_heads, l->v_head_dim,
+                width, s->num_threads);
+    failed |= hc_paged_attention(&(Attention){
+        .q = s->qkv, .k_cache = l->k_cache, .v_cache = l->v_cache, .k_scale = l->k_scale, .v_scale = l->v_scale,
+        .out = s->attended, .block_tables = tables, .cu_seqlens_q = s->cu_seqlens_q, .seq_lens = s->seq_lens,
+        .q_stride = width, .num_tokens = s->num_tokens, .num_seqs = s->num_seqs, .max_blocks = s->max_blocks,
+        .block_size = s->block_size, .num_q_heads = l->num_q_heads, .num_kv_heads = l->num_kv_heads,
+        .k_head_dim = l->k_head_dim, .v_head_dim = l->v_head_dim, .window = l->window,
+        .softmax_scale = l->softmax_scale, .dtype = s->dtype, .kv_dtype = s->kv_dtype, .num_threads = s->num_threads,
+    });
     return failed | hc_linear(s->dtype, s->attended, l->o, l->o_bias, s->x, s->x, s->num_tokens, s->hidden_size,
                               l->num_q_heads * l->v_head_dim, s->num_threads);
 }
