@@ -46,23 +46,22 @@ INLINE int64_t head_of(const Attention *a, const Run *run, int64_t row) {
     return run->kv_head * group_of(a) + row % group_of(a);
 }
 
-static void read_queries(const Attention *a, const Run *run, float *q) {
-    for (int64_t row = 0; row < run->num_tokens * group_of(a); row++) {
-        int64_t token = run->first_token + row / group_of(a);
-        const void *src = at(a->q, token * a->q_stride + head_of(a, run, row) * a->k_head_dim, a->dtype);
+/* q's heads in the order of the run's rows, widened and scaled. */
+INLINE void read_queries(const int dtype, const Attention *a, const Run *run, float *q) {
+    const int64_t group = group_of(a), num_rows = run->num_tokens * group, width = a->k_head_dim;
+    const float scale = a->softmax_scale;
+    for (int64_t row = 0; row < num_rows; row++) {
+        int64_t token = run->first_token + row / group;
         float *wide = q + row * padded_k(a);
-        if (a->dtype == FLOAT32)
-            widen_row(wide, src, a->k_head_dim, FLOAT32);
-        else
-            widen_row(wide, src, a->k_head_dim, BFLOAT16);
-        for (int64_t i = 0; i < a->k_head_dim; i++) wide[i] *= a->softmax_scale;
+        widen_row(wide, at(a->q, token * a->q_stride + head_of(a, run, row) * width, dtype), width, dtype);
+        for (int64_t i = 0; i < width; i++) wide[i] *= scale;
     }
 }
 
-/* A value in float32: in split order where it is bfloat16, else in its natural one. */
+/* A value in float32: in split order, or in quarter order where it has 8 bits. */
 INLINE void read_value(const int kv_dtype, float *dst, const void *src, int64_t width) {
     if (is_eight_bit(kv_dtype))
-        widen_byte_row(dst, src, width, kv_dtype);
+        quarter_row(dst, src, width, kv_dtype);
     else
         split_row(dst, src, width, kv_dtype);
 }
@@ -70,9 +69,9 @@ INLINE void read_value(const int kv_dtype, float *dst, const void *src, int64_t 
 /* Scores of a tile to weights of its values, row by row; `out` is brought up to date with their sums. */
 INLINE void weigh_tile(const int kv_dtype, const Attention *a, const Run *run, int64_t first, const Tile *tile,
                        const Scratch *s, Partial out) {
-    const int64_t group = group_of(a), width = padded_v(a);
+    const int64_t group = group_of(a), num_rows = run->num_tokens * group, width = padded_v(a);
     const int is_adjusted = has_adjustments(kv_dtype, a);
-    for (int64_t row = 0; row < run->num_tokens * group; row++) {
+    for (int64_t row = 0; row < num_rows; row++) {
         int64_t position = run->first_position + row / group;
         int64_t low = max64(0, position - a->window + 1 - first), high = min64(tile->count, position + 1 - first);
         float *weights = s->scores + row * TILE;
@@ -96,7 +95,10 @@ INLINE void attend_keys(const int kv_dtype, const Attention *a, const Run *run, 
                         float *memory, Partial out) {
     const int64_t num_rows = run->num_tokens * group_of(a), width = padded_v(a);
     const Scratch s = lay_out(memory, a);
-    read_queries(a, run, s.q);
+    if (a->dtype == FLOAT32)
+        read_queries(FLOAT32, a, run, s.q);
+    else
+        read_queries(BFLOAT16, a, run, s.q);
     for (int64_t row = 0; row < num_rows; row++) {
         out.max[row] = -INFINITY;
         out.sum[row] = 0;
@@ -143,17 +145,29 @@ INLINE void attend_split(const int kv_dtype, const Attention *a, const Run *run,
     attend_keys(kv_dtype, a, run, max64(start, lowest), min64(start + SPLIT, last), scratch, out);
 }
 
+/* A function for each format: in one of all four, the compiler keeps less in registers. */
+#define ATTEND(NAME, KV_DTYPE)                                                                                     \
+    static __attribute__((noinline)) void NAME(const Attention *a, const Run *run, int64_t split, float *scratch, \
+                                               Partial out) {                                                     \
+        attend_split(KV_DTYPE, a, run, split, scratch, out);                                                      \
+    }
+
+ATTEND(attend_float32, FLOAT32)
+ATTEND(attend_bfloat16, BFLOAT16)
+ATTEND(attend_int8, INT8)
+ATTEND(attend_e4m3, E4M3)
+
 static void attend(const Attention *a, const Run *run, int64_t split, float *scratch, Partial out) {
     switch (a->kv_dtype) {
-    case FLOAT32: attend_split(FLOAT32, a, run, split, scratch, out); break;
-    case BFLOAT16: attend_split(BFLOAT16, a, run, split, scratch, out); break;
-    case INT8: attend_split(INT8, a, run, split, scratch, out); break;
-    default: attend_split(E4M3, a, run, split, scratch, out);
+    case FLOAT32: attend_float32(a, run, split, scratch, out); break;
+    case BFLOAT16: attend_bfloat16(a, run, split, scratch, out); break;
+    case INT8: attend_int8(a, run, split, scratch, out); break;
+    default: attend_e4m3(a, run, split, scratch, out);
     }
 }
 
 /* What a row's sum of weighted values is multiplied with: 1 / the sum of its weights, the sink's among them. */
-static float normalizer(const Attention *a, int64_t head, float max, float sum) {
+INLINE float normalizer(const Attention *a, int64_t head, float max, float sum) {
     if (!a->sinks) return 1 / sum;
     float highest = a->sinks[head] > max ? a->sinks[head] : max;
     float shrink = vexp(splat(max - highest))[0];
@@ -161,16 +175,16 @@ static float normalizer(const Attention *a, int64_t head, float max, float sum) 
 }
 
 /* src [width] in the order of read_value times scale -> dst [width]. */
-static void write_row(const Attention *a, void *dst, const float *src, float scale) {
-    if (a->dtype == FLOAT32) {
+INLINE void write_row(const Attention *a, void *dst, const float *src, float scale) {
+    const int is_wide = a->dtype == FLOAT32;
+    if (is_eight_bit(a->kv_dtype) && is_wide)
+        order_quarters(dst, src, scale, a->v_head_dim, FLOAT32);
+    else if (is_eight_bit(a->kv_dtype))
+        order_quarters(dst, src, scale, a->v_head_dim, BFLOAT16);
+    else if (is_wide)
         narrow_row(dst, src, scale, a->v_head_dim, FLOAT32);
-    } else if (a->kv_dtype == BFLOAT16) {
+    else
         narrow_row(dst, src, scale, a->v_head_dim, BFLOAT16);
-    } else {
-        int64_t i = 0;
-        for (; i + VL <= a->v_head_dim; i += VL) store_vec(dst, i, load(src + i) * scale, BFLOAT16);
-        for (; i < a->v_head_dim; i++) store_one(dst, i, src[i] * scale, BFLOAT16);
-    }
 }
 
 static void write_out(const Attention *a, const Run *run, Partial total) {

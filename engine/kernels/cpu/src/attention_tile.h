@@ -156,7 +156,7 @@ INLINE void transpose_keys(const int dtype, const void *const keys[VL], int64_t 
         for (int n = 0; n < VL; n++) {
             UNROLL
             for (int byte = 0; byte < 4; byte++)
-                store(out + (i + 4 * n + byte) * TILE, widen_bytes(block[n] >> 8 * byte, dtype));
+                store(out + (i + 4 * n + byte) * TILE, widen_byte(block[n], byte, dtype));
         }
     }
     for (; i + VL <= depth; i += VL) {
@@ -173,12 +173,10 @@ INLINE void transpose_keys(const int dtype, const void *const keys[VL], int64_t 
 
 /* The scales of a tile's keys or values for the run's head; 0 behind them. */
 INLINE void read_scales(const Attention *a, const Run *run, const uint16_t *scale, const Tile *tile, float *out) {
-    for (int64_t j = 0; j < TILE; j += VL) {
-        vu halves = {0};
-        for (int n = 0; n < VL && j + n < tile->count; n++)
-            halves[n] = scale[tile->slots[j + n] * a->num_kv_heads + run->kv_head];
-        store(out + j, widen_halves(halves));
-    }
+    uint16_t halves[TILE] = {0};
+    for (int64_t j = 0; j < tile->count; j++) halves[j] = scale[tile->slots[j] * a->num_kv_heads + run->kv_head];
+    for (int64_t j = 0; j < TILE; j += VL)
+        store(out + j, widen_halves(__builtin_convertvector(*(const vh_mem *)(halves + j), vu)));
 }
 
 /* scores [num_rows, TILE] of the tile's keys; what stands behind them is rubbish. Meanwhile the next tile is fetched, bit
@@ -217,8 +215,8 @@ INLINE int has_adjustments(const int kv_dtype, const Attention *a) {
  */
 INLINE void adjust_row(const int kv_dtype, const Attention *a, const float *k_scales, int64_t head, int64_t distance,
                        float *scores) {
-    vf lanes;
-    for (int n = 0; n < VL; n++) lanes[n] = (float)n;
+    static const float LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vf lanes = load(LANES);
     for (int64_t j = 0; j < TILE; j += VL) {
         vf score = load(scores + j);
         if (is_eight_bit(kv_dtype)) score *= load(k_scales + j);

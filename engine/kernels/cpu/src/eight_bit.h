@@ -15,33 +15,58 @@ INLINE int is_eight_bit(int dtype) { return dtype == INT8 || dtype == E4M3; }
 
 /* ---- reading ---- */
 
-/* Numbers from the lowest byte of each element; the other bytes may hold anything. */
-INLINE vf widen_bytes(vu x, int dtype) {
-    if (dtype == INT8) return __builtin_convertvector((vi)(x << 24) >> 24, vf);
+/* The numbers in byte 0, 1, 2 or 3 (a constant) of each element. */
+INLINE vf widen_byte(vu x, const int byte, const int dtype) {
+    if (dtype == INT8) return __builtin_convertvector((vi)(x << (24 - 8 * byte)) >> 24, vf);
     /* The exponent's bias is 120 less than float32's. Exponent 0 has no leading one: 2^-6 * m/8 = 2 * 2^-7 (1 + m/8) -
-     * 2^-6. The largest code is NaN. */
-    vu code = x & 0x7fu;
+     * 2^-6. NaN's code is read as 480: such a vector's scale is NaN, and so is the product. */
+    vu code = (x >> 8 * byte) & 0x7fu;
     vf magnitude = (vf)((code << 20) + (120u << 23));
     magnitude = choose((vi)(code < 8u), 2.0f * magnitude - 0x1p-6f, magnitude);
-    magnitude = choose((vi)(code == 0x7fu), splat(NAN), magnitude);
-    return (vf)((vu)magnitude | ((x & 0x80u) << 24));
+    return (vf)((vu)magnitude | ((x << (24 - 8 * byte)) & 0x80000000u));
 }
 
-/* VL numbers in their natural order. */
+/* VL numbers in their natural order. By way of 16 bits: compilers take four times the width apart into single numbers. */
 INLINE vf load_bytes(const void *p, int64_t idx, int dtype) {
     v_bytes bytes = *(const bytes_mem *)((const uint8_t *)p + idx);
-    return widen_bytes(__builtin_convertvector(bytes, vu), dtype);
+    return widen_byte(__builtin_convertvector(__builtin_convertvector(bytes, vh), vu), 0, dtype);
 }
 
 INLINE float load_byte(const void *p, int64_t idx, int dtype) {
-    return widen_bytes((vu){((const uint8_t *)p)[idx]}, dtype)[0];
+    return widen_byte((vu){((const uint8_t *)p)[idx]}, 0, dtype)[0];
 }
 
-/* src [width] -> dst [width], in its natural order. */
-INLINE void widen_byte_row(float *dst, const void *src, int64_t width, int dtype) {
+/* src [width] -> dst [width] in quarter order: of each 4 * VL numbers, first those whose places are multiples of four,
+ * then those after them. As with split order, nothing moves across lanes. What makes up no four vectors is in its natural
+ * order behind them. */
+INLINE void quarter_row(float *dst, const void *src, int64_t width, int dtype) {
     int64_t i = 0;
+    for (; i + 4 * VL <= width; i += 4 * VL) {
+        vu four = *(const vu_bytes *)((const uint8_t *)src + i);
+        UNROLL
+        for (int byte = 0; byte < 4; byte++) store(dst + i + byte * VL, widen_byte(four, byte, dtype));
+    }
     for (; i + VL <= width; i += VL) store(dst + i, load_bytes(src, i, dtype));
     for (; i < width; i++) dst[i] = load_byte(src, i, dtype);
+}
+
+/* The way back: src [width] in quarter order times scale -> dst [width]. */
+INLINE void order_quarters(void *dst, const float *src, float scale, int64_t width, const int dtype) {
+    int64_t i = 0;
+    for (; i + 4 * VL <= width; i += 4 * VL) {
+        vf first = load(src + i) * scale, second = load(src + i + VL) * scale;
+        vf third = load(src + i + 2 * VL) * scale, fourth = load(src + i + 3 * VL) * scale;
+        vf even_low = __builtin_shufflevector(first, third, INTERLEAVE_LOW);
+        vf even_high = __builtin_shufflevector(first, third, INTERLEAVE_HIGH);
+        vf odd_low = __builtin_shufflevector(second, fourth, INTERLEAVE_LOW);
+        vf odd_high = __builtin_shufflevector(second, fourth, INTERLEAVE_HIGH);
+        store_vec(dst, i, __builtin_shufflevector(even_low, odd_low, INTERLEAVE_LOW), dtype);
+        store_vec(dst, i + VL, __builtin_shufflevector(even_low, odd_low, INTERLEAVE_HIGH), dtype);
+        store_vec(dst, i + 2 * VL, __builtin_shufflevector(even_high, odd_high, INTERLEAVE_LOW), dtype);
+        store_vec(dst, i + 3 * VL, __builtin_shufflevector(even_high, odd_high, INTERLEAVE_HIGH), dtype);
+    }
+    for (; i + VL <= width; i += VL) store_vec(dst, i, load(src + i) * scale, dtype);
+    for (; i < width; i++) store_one(dst, i, src[i] * scale, dtype);
 }
 
 /* float16 from the lower half of each element. Its exponent's bias is 112 less than float32's. */
@@ -112,7 +137,7 @@ INLINE void quantize_row(const int dtype, const int kv_dtype, const void *src, i
         x = x / divisor;
         x = choose((vi)(x > splat(largest)), splat(largest), x);
         x = choose((vi)(x < splat(-largest)), splat(-largest), x);
-        v_bytes bytes = __builtin_convertvector(narrow_to_bytes(x, kv_dtype), v_bytes);
+        v_bytes bytes = __builtin_convertvector(__builtin_convertvector(narrow_to_bytes(x, kv_dtype), vh), v_bytes);
         memcpy(numbers + i, &bytes, (size_t)count);
     }
 }
