@@ -6,7 +6,7 @@ from torch import Tensor
 from engine.batch import BatchTensors
 from engine.kernels import cpu
 from engine.kernels.base import PagedStep
-from engine.kernels.cpu.attention import Scoring, paged_attention, store_kv
+from engine.kernels.cpu.attention import Scoring, Tables, paged_attention, store_kv
 from engine.models.spec import DecoderSpec
 from kvcache.storage import EIGHT_BIT_DTYPES, KVStorage
 
@@ -64,9 +64,9 @@ class CpuBackend:
         cache, group = self._caches[layer_idx], self._groups[layer_idx]
         slopes = None if layer.alibi_slopes is None else self._slopes[layer.alibi_slopes]
         scoring = Scoring(layer.softmax_scale, layer.sliding_window, layer.softcap, slopes, sinks)
-        tables = (batch.block_tables[group], batch.cu_seqlens_q, batch.seq_lens)
-        store_kv(k, v, cache, batch.slot_mapping[group], q.dtype, self._num_threads)
-        return paged_attention(q, cache, *tables, scoring, q.dtype, self._num_threads).flatten(1)
+        tables = Tables(batch.block_tables[group], batch.cu_seqlens_q, batch.seq_lens)
+        store_kv(k, v, cache, batch.slot_mapping[group], self._num_threads)
+        return paged_attention(q, cache, tables, scoring, self._num_threads).flatten(1)
 
     def _planned(self) -> BatchTensors:
         if self._batch is None:

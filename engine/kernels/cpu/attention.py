@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.kernels.cpu.checks import check, check_rows, describe
+from engine.kernels.cpu.checks import check_rows, check_tensor, describe
 from engine.kernels.cpu.library import DTYPES, KV_DTYPES, NO_WINDOW, native_library
 from kvcache.storage import EIGHT_BIT_DTYPES, SCALE_DTYPE, LayerCache
 
@@ -34,17 +34,24 @@ class Scoring(NamedTuple):
     sinks: Tensor | None = None
 
 
-def store_kv(
-    k: Tensor, v: Tensor, cache: LayerCache, slot_mapping: Tensor, dtype: torch.dtype, num_threads: int
-) -> None:
-    """See engine.kernels.reference.store_kv; `dtype` is that of k and v.
+class Tables(NamedTuple):
+    """Where a batch's tokens are; engine.kernels.reference.paged_attention says what each field is."""
+
+    block_tables: Tensor
+    cu_seqlens_q: Tensor
+    seq_lens: Tensor
+
+
+def store_kv(k: Tensor, v: Tensor, cache: LayerCache, slot_mapping: Tensor, num_threads: int) -> None:
+    """See engine.kernels.reference.store_kv.
 
     Raises:
         ValueError: shapes, dtypes or strides do not fit.
     """
+    dtype = _native_dtype("k", k)
     strides = [check_rows(name, rows, 3, dtype) for name, rows in (("k", k), ("v", v))]
     num_tokens = k.shape[0]
-    check("slot_mapping", slot_mapping, (num_tokens,), torch.int64)
+    check_tensor("slot_mapping", slot_mapping, (num_tokens,), torch.int64)
     if v.shape[:2] != k.shape[:2]:
         raise ValueError(f"v: expected {num_tokens} tokens of {k.shape[1]} heads, got {list(v.shape[:2])}")
     check_cache(cache, k.shape[1], k.shape[2], v.shape[2], dtype)
@@ -55,24 +62,18 @@ def store_kv(
         store(DTYPES[dtype], KV_DTYPES[numbers.dtype], *pointers, *rows.shape, stride, num_threads)
 
 
-def paged_attention(
-    q: Tensor,
-    cache: LayerCache,
-    block_tables: Tensor,
-    cu_seqlens_q: Tensor,
-    seq_lens: Tensor,
-    scoring: Scoring,
-    dtype: torch.dtype,
-    num_threads: int,
-) -> Tensor:
-    """See engine.kernels.reference.paged_attention; `dtype` is that of q.
+def paged_attention(q: Tensor, cache: LayerCache, tables: Tables, scoring: Scoring, num_threads: int) -> Tensor:
+    """See engine.kernels.reference.paged_attention.
 
     Raises:
         ValueError: shapes, dtypes or strides do not fit, or lengths do not fit together.
         MemoryError: no room for the scratch.
     """
+    dtype = _native_dtype("q", q)
     stride = check_rows("q", q, 3, dtype)
-    _check_attention(q, cache, block_tables, cu_seqlens_q, seq_lens, scoring)
+    _check_cache_and_tables(q, cache, tables)
+    _check_per_head(q.shape[1], scoring)
+    block_tables, cu_seqlens_q, seq_lens = tables
     num_tokens, num_q_heads, k_head_dim = q.shape
     num_seqs, max_blocks = block_tables.shape
     out = torch.empty(num_tokens, num_q_heads, cache.v.shape[3], dtype=dtype)
@@ -102,13 +103,13 @@ def check_cache(cache: LayerCache, num_kv_heads: int, k_head_dim: int, v_head_di
     if dtype not in DTYPES or (kv_dtype is not dtype and kv_dtype not in EIGHT_BIT_DTYPES):
         expected = f"{', '.join(map(str, DTYPES))}, or 8 bits under one of them"
         raise ValueError(f"cache.k: expected {expected}, got {kv_dtype} under {dtype}")
-    check("cache.k", cache.k, (*places, num_kv_heads, k_head_dim), kv_dtype)
-    check("cache.v", cache.v, (*places, num_kv_heads, v_head_dim), kv_dtype)
+    check_tensor("cache.k", cache.k, (*places, num_kv_heads, k_head_dim), kv_dtype)
+    check_tensor("cache.v", cache.v, (*places, num_kv_heads, v_head_dim), kv_dtype)
     for name, scale in (("k_scale", cache.k_scale), ("v_scale", cache.v_scale)):
         if (scale is None) is not (kv_dtype is dtype):
             raise ValueError(f"cache.{name}: expected where the cache has 8 bits, and nowhere else")
         if scale is not None:
-            check(f"cache.{name}", scale, (*places, num_kv_heads), SCALE_DTYPE)
+            check_tensor(f"cache.{name}", scale, (*places, num_kv_heads), SCALE_DTYPE)
 
 
 def pointer(tensor: Tensor | None) -> int | None:
@@ -132,20 +133,27 @@ def raise_for(result: int, num_tokens: int) -> None:
         raise MemoryError(f"no scratch memory for the attention of {num_tokens} tokens")
 
 
-def _check_attention(
-    q: Tensor, cache: LayerCache, block_tables: Tensor, cu_seqlens_q: Tensor, seq_lens: Tensor, scoring: Scoring
-) -> None:
-    num_q_heads = q.shape[1]
+def _native_dtype(name: str, tensor: Tensor) -> torch.dtype:
+    if tensor.dtype not in DTYPES:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, DTYPES))}, got {describe(tensor)}")
+    return tensor.dtype
+
+
+def _check_cache_and_tables(q: Tensor, cache: LayerCache, tables: Tables) -> None:
+    block_tables, cu_seqlens_q, seq_lens = tables
     if cache.v.dim() != 4 or block_tables.dim() != 2:
         given = f"{describe(cache.v)} and {describe(block_tables)}"
         raise ValueError(f"cache.v, block_tables: expected 4 and 2 dimensions, got {given}")
-    num_kv_heads, num_seqs = cache.v.shape[2], block_tables.shape[0]
+    num_q_heads, num_kv_heads, num_seqs = q.shape[1], cache.v.shape[2], block_tables.shape[0]
     check_cache(cache, num_kv_heads, q.shape[2], cache.v.shape[3], q.dtype)
-    check("block_tables", block_tables, tuple(block_tables.shape), torch.int64)
-    check("cu_seqlens_q", cu_seqlens_q, (num_seqs + 1,), torch.int64)
-    check("seq_lens", seq_lens, (num_seqs,), torch.int64)
+    check_tensor("block_tables", block_tables, tuple(block_tables.shape), torch.int64)
+    check_tensor("cu_seqlens_q", cu_seqlens_q, (num_seqs + 1,), torch.int64)
+    check_tensor("seq_lens", seq_lens, (num_seqs,), torch.int64)
     if num_q_heads % num_kv_heads:
         raise ValueError(f"q: expected a multiple of {num_kv_heads} heads, got {num_q_heads}")
+
+
+def _check_per_head(num_q_heads: int, scoring: Scoring) -> None:
     for name, numbers in (("alibi_slopes", scoring.alibi_slopes), ("sinks", scoring.sinks)):
         if numbers is not None:
-            check(name, numbers, (num_q_heads,), numbers.dtype)
+            check_tensor(name, numbers, (num_q_heads,), numbers.dtype)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """A contiguous tensor of this shape and dtype on the CPU.
 
     Raises:
@@ -24,7 +24,9 @@ def check_rows(name: str, tensor: Tensor, num_dims: int, dtype: torch.dtype) -> 
     fits = len(shape) == num_dims and tensor.dtype is dtype and tensor.device.type == "cpu"
     is_dense = fits and strides[-1] == 1 and (num_dims == 2 or strides[1] == shape[2] or shape[1] == 1)
     if not is_dense:
-        raise ValueError(f"{name}: expected {num_dims} dimensions of {dtype} with contiguous rows, got {describe(tensor)}")
+        raise ValueError(
+            f"{name}: expected {num_dims} dimensions of {dtype} with contiguous rows, got {describe(tensor)}"
+        )
     return strides[0]
 
 

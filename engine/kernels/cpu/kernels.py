@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from engine.kernels import reference
+from engine.kernels.build import load_library
 from engine.kernels.coverage import ACTIVATIONS, can_fuse
 from engine.kernels.cpu import attention
-from engine.kernels.cpu.build import load_library
-from engine.kernels.cpu.checks import check, check_rows, describe
+from engine.kernels.cpu.checks import check_rows, check_tensor, describe
 from engine.kernels.cpu.layers import NativeLayers
 from engine.kernels.cpu.library import DTYPES, native_library
 from engine.models.spec import Activation, DecoderSpec
@@ -72,7 +72,7 @@ class CpuKernels:
         width, depth = weight.shape
         self._check("weight", weight, (width, depth))
         num_ids = len(row_ids)
-        check("row_ids", row_ids, (num_ids,), torch.int64)
+        check_tensor("row_ids", row_ids, (num_ids,), torch.int64)
         lowest, highest = map(int, row_ids.aminmax()) if num_ids else (0, 0)
         if lowest < 0 or highest >= width:
             raise ValueError(f"row_ids: expected 0 to {width - 1}, got {lowest} to {highest}")
@@ -180,7 +180,7 @@ class CpuKernels:
         num_rows, num_heads, head_dim = x.shape
         half = cos.shape[-1]
         for name, angles in (("cos", cos), ("sin", sin)):
-            check(name, angles, (num_rows, half), torch.float32)
+            check_tensor(name, angles, (num_rows, half), torch.float32)
         if 2 * half > head_dim:
             raise ValueError(f"cos: expected at most {head_dim // 2} columns, got {half}")
         pointers = (x.data_ptr(), cos.data_ptr(), sin.data_ptr())
@@ -192,7 +192,7 @@ class CpuKernels:
         Raises:
             ValueError: shapes, dtypes or strides do not fit.
         """
-        attention.store_kv(k, v, cache, slot_mapping, self._dtype, self._num_threads)
+        attention.store_kv(k, v, cache, slot_mapping, self._num_threads)
 
     def paged_attention(
         self,
@@ -215,8 +215,8 @@ class CpuKernels:
             MemoryError: no room for the scratch.
         """
         scoring = attention.Scoring(softmax_scale, sliding_window, softcap, alibi_slopes, sinks)
-        tables = (block_tables, cu_seqlens_q, seq_lens)
-        return attention.paged_attention(q, cache, *tables, scoring, self._dtype, self._num_threads)
+        tables = attention.Tables(block_tables, cu_seqlens_q, seq_lens)
+        return attention.paged_attention(q, cache, tables, scoring, self._num_threads)
 
     def compile_layers(self, spec: DecoderSpec, parameters: Mapping[str, Tensor]) -> NativeLayers | None:
         """See engine.kernels.base.Kernels.compile_layers.
@@ -228,4 +228,4 @@ class CpuKernels:
 
     def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         """A contiguous tensor of this shape and the kernels' dtype on the CPU."""
-        check(name, tensor, shape, self._dtype)
+        check_tensor(name, tensor, shape, self._dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 from engine.kernels.base import PagedStep
 from engine.kernels.coverage import ACTIVATIONS, dense_mlp, scratch_widths
 from engine.kernels.cpu.attention import check_cache, pointer, raise_for
-from engine.kernels.cpu.checks import check
+from engine.kernels.cpu.checks import check_tensor
 from engine.kernels.cpu.library import DTYPES, KV_DTYPES, NO_WINDOW, native_library
 from engine.models.spec import DecoderSpec
 from kvcache.storage import LayerCache
@@ -127,15 +127,15 @@ class NativeLayers:
 
     def _check_step(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, paged: PagedStep) -> None:
         num_tokens, (num_groups, num_seqs, max_blocks) = x.shape[0], paged.block_tables.shape
-        check("x", x, (num_tokens, self._spec.hidden_size), self._dtype)
+        check_tensor("x", x, (num_tokens, self._spec.hidden_size), self._dtype)
         if (angles is None) != (self._step.half == 0):
             raise ValueError("angles: expected for a model with rotary embedding, and for no other")
         for name, tensor in zip(("cos", "sin"), angles or (), strict=False):
-            check(name, tensor, (num_tokens, self._step.half), torch.float32)
-        check("slot_mapping", paged.slot_mapping, (num_groups, num_tokens), torch.int64)
-        check("block_tables", paged.block_tables, (num_groups, num_seqs, max_blocks), torch.int64)
-        check("cu_seqlens_q", paged.cu_seqlens_q, (num_seqs + 1,), torch.int64)
-        check("seq_lens", paged.seq_lens, (num_seqs,), torch.int64)
+            check_tensor(name, tensor, (num_tokens, self._step.half), torch.float32)
+        check_tensor("slot_mapping", paged.slot_mapping, (num_groups, num_tokens), torch.int64)
+        check_tensor("block_tables", paged.block_tables, (num_groups, num_seqs, max_blocks), torch.int64)
+        check_tensor("cu_seqlens_q", paged.cu_seqlens_q, (num_seqs + 1,), torch.int64)
+        check_tensor("seq_lens", paged.seq_lens, (num_seqs,), torch.int64)
 
 
 def _describe(spec: DecoderSpec, layer_idx: int, parameters: Mapping[str, Tensor]) -> _Layer:
@@ -161,5 +161,4 @@ def _describe(spec: DecoderSpec, layer_idx: int, parameters: Mapping[str, Tensor
 
 def _check_parameters(spec: DecoderSpec, parameters: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     for name, shape in spec.parameter_shapes().items():
-        check(name, parameters[name], shape, dtype)
-
+        check_tensor(name, parameters[name], shape, dtype)

@@ -5,8 +5,8 @@ import functools
 
 import torch
 
+from engine.kernels.build import KernelBuildError, load_library
 from engine.kernels.coverage import NATIVE_DTYPES
-from engine.kernels.cpu.build import KernelBuildError, load_library
 
 DTYPES = {getattr(torch, name): code for name, code in NATIVE_DTYPES.items()}
 """The formats that the kernels read, as src/common.h numbers them."""
@@ -44,6 +44,6 @@ def native_library() -> ctypes.CDLL:
     if isinstance(library, str):
         raise KernelBuildError(library)
     for name, (result, arguments) in SIGNATURES.items():
-        function = getattr(library, name)
+        function = getattr(library.functions, name)
         function.restype, function.argtypes = result, arguments
-    return library
+    return library.functions

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.kernels.cpu import build
-from engine.kernels.cpu.build import KernelBuildError, build_library, load_library, open_library
+from engine.kernels import build
+from engine.kernels.build import KernelBuildError, build_library, load_library, open_library
 
 
 @pytest.fixture
