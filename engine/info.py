@@ -46,6 +46,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     kv_cache_dtype: str
     """Of cached keys and values: `dtype`, or a format of 8 bits with scales."""
     device: str
+    kernels: str
+    """Which kernels the layers run on; of the CPU's with the level of instructions."""
     attention_backend: str
     attention_objections: dict[str, list[str]]
     """Every backend that was passed over, with all its reasons."""

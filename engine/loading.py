@@ -119,6 +119,7 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         dtype=placement.dtype_name,
         kv_cache_dtype=placement.kv_cache_dtype_name,
         device=str(device),
+        kernels=stage.kernels.name,
         attention_backend=runner.attention.name,
         attention_objections=objections,
         vocab_size=checkpoint.spec.vocab_size,
@@ -189,6 +190,7 @@ def _choose_stage(
     )
     kernels = select_kernels(placement.device, placement.dtype, wanted)
     pack_weights(checkpoint.spec, parameters, kernels)
+    logger.info("kernels: %s, threads: %d", kernels.name, torch.get_num_threads())
     passed_over = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in objections.items())
     logger.info("attention: %s%s", backend.name, f". Passed over: {passed_over}" if passed_over else "")
     stage = Stage(

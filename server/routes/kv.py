@@ -133,6 +133,7 @@ class ModelKV(ModelState):
     bytes: CacheBytes
     capacity: Capacity
     ledger: Ledger
+    kernels: str = Field(description="That the layers run on; the CPU's with their level of instructions.")
     attention_backend: str = Field(description="Two where prefill and decode have each their own.")
     attention_objections: dict[str, list[str]] = Field(description="Backends that were passed over, and why.")
     startup_s: dict[str, float] = Field(description="Phase of the start -> seconds.")
@@ -170,6 +171,7 @@ def _report(model: ServedModel) -> ModelKV | ModelState:
         bytes=_bytes(usage),
         capacity=_capacity(info.geometry, usage.total_bytes, info.max_model_len),
         ledger=_ledger(info.ledger),
+        kernels=info.kernels,
         attention_backend=info.attention_backend,
         attention_objections=info.attention_objections,
         startup_s=info.startup_s,

@@ -56,6 +56,7 @@ async def test_a_loaded_model_shows_everything() -> None:
         "wasted": 8 * 23_040,
     }
     assert model["capacity"] == {"tokens": 2080, "requests_of_max_model_len": 2}
+    assert model["kernels"] == "cpu (generic)"
     assert model["attention_backend"] == "reference"
     assert model["attention_objections"] == {"flash": ["needs a CUDA device"]}
     assert model["startup_s"] == {"import": 1.5, "weights": 0.5}

@@ -11,7 +11,7 @@ from engine.kernels.coverage import ACTIVATIONS, can_fuse
 from engine.kernels.cpu import attention
 from engine.kernels.cpu.checks import check_rows, check_tensor, describe
 from engine.kernels.cpu.layers import NativeLayers
-from engine.kernels.cpu.library import DTYPES, native_library
+from engine.kernels.cpu.library import DTYPES, native_level, native_library
 from engine.models.spec import Activation, DecoderSpec
 from kvcache.storage import LayerCache
 
@@ -39,11 +39,11 @@ class CpuKernels:
         KernelBuildError: `objections` has some.
     """
 
-    name = "cpu"
     has_graphable_experts = False
 
     def __init__(self, dtype: torch.dtype, num_threads: int | None = None) -> None:
         library = native_library()
+        self.name = f"cpu ({native_level()})"
         self._dtype, self._code = dtype, DTYPES[dtype]
         self._num_threads = num_threads or torch.get_num_threads()
         self._pack, self._gather_rows = library.hc_pack, library.hc_gather_rows

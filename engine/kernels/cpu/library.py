@@ -5,7 +5,7 @@ import functools
 
 import torch
 
-from engine.kernels.build import KernelBuildError, load_library
+from engine.kernels.build import KernelBuildError, Library, load_library
 from engine.kernels.coverage import NATIVE_DTYPES
 
 DTYPES = {getattr(torch, name): code for name, code in NATIVE_DTYPES.items()}
@@ -40,10 +40,24 @@ def native_library() -> ctypes.CDLL:
     Raises:
         KernelBuildError: there is none on this machine.
     """
+    functions = _loaded().functions
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(functions, name)
+        function.restype, function.argtypes = result, arguments
+    return functions
+
+
+def native_level() -> str:
+    """The level of instructions that the library is compiled for.
+
+    Raises:
+        KernelBuildError: there is none on this machine.
+    """
+    return _loaded().level
+
+
+def _loaded() -> Library:
     library = load_library()
     if isinstance(library, str):
         raise KernelBuildError(library)
-    for name, (result, arguments) in SIGNATURES.items():
-        function = getattr(library.functions, name)
-        function.restype, function.argtypes = result, arguments
-    return library.functions
+    return library
