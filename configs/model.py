@@ -3,9 +3,10 @@
 from typing import Literal
 
 from cyclopts import Parameter
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from configs.base import Settings
+from configs.cpu_list import parse_cpu_list
 from configs.groups import MODEL
 
 DType = Literal["auto", "bfloat16", "float16", "float32", "float64"]
@@ -33,7 +34,17 @@ class ModelSettings(Settings):
     """On a GPU, launch every kernel of every step. Without it, steps that only decode are CUDA graphs where backend and kernels allow it, which takes memory and time at the start."""
 
     num_threads: int | None = Field(default=None, ge=1)
-    """CPU threads for tensor operations. Unset: PyTorch's own choice, one a core."""
+    """CPU threads for tensor operations. Unset: one a core, as far as the process may use them: its CPU affinity and its cgroup's limit count."""
+
+    cpu_affinity: str | None = None
+    """CPUs that the engine's threads run on, like "0-3,8"; they stay there. Unset: wherever the system puts them."""
 
     allow_non_finite_weights: bool = False
     """Load weights that are NaN or infinite. Without it, such a checkpoint is refused, naming the tensor."""
+
+    @field_validator("cpu_affinity")
+    @classmethod
+    def _is_cpu_list(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_cpu_list(text)
+        return text

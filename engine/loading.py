@@ -9,6 +9,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from configs.cpu_list import parse_cpu_list
 from configs.engine import EngineSettings
 from configs.model import ModelSettings
 from configs.scheduler import SchedulerSettings
@@ -16,6 +17,7 @@ from engine import memory
 from engine.attention.registry import choose_backend
 from engine.checkpoint import Checkpoint, read_checkpoint
 from engine.core import EngineCore
+from engine.cpus import choose_num_threads, pin_process
 from engine.cuda_graph import CudaCapture
 from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
@@ -139,13 +141,14 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
 def choose_device(settings: ModelSettings) -> torch.device:
     """The device that the settings name.
 
-    Side effects: sets PyTorch's number of CPU threads where the settings name one.
+    Side effects: the process is pinned to the CPUs that the settings name, and PyTorch's number of threads is set.
 
     Raises:
-        ModelLoadError: a GPU is asked for and PyTorch sees none.
+        ModelLoadError: a GPU is asked for and PyTorch sees none, or a CPU that the process may not use.
     """
-    if settings.num_threads:
-        torch.set_num_threads(settings.num_threads)
+    if settings.cpu_affinity:
+        pin_process(parse_cpu_list(settings.cpu_affinity))
+    torch.set_num_threads(choose_num_threads(settings.num_threads, torch.get_num_threads()))
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ModelLoadError("device cuda was asked for, but PyTorch sees no GPU; use --device cpu")
     has_gpu = settings.device != "cpu" and torch.cuda.is_available()

@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
         kernels.rms_norm(torch.zeros(2, 8), torch.zeros(7), 1e-5)
     with pytest.raises(ValueError, match="x: expected"):
         kernels.rms_norm(torch.zeros(8, 2).t(), torch.zeros(8), 1e-5)
-    with pytest.raises(ValueError, match="cos: expected contiguous torch.float32"):
+    with pytest.raises(ValueError, match=r"cos: expected contiguous torch\.float32"):
         kernels.apply_rope(x, cos.double(), cos)
     with pytest.raises(ValueError, match="sin"):
         kernels.apply_rope(x, cos, cos[:2])
