@@ -117,8 +117,9 @@ class NativeLayers:
         """Tell the layers where their caches are, once a storage."""
         if self._caches and self._caches[0].k is paged.caches[0].k:
             return
-        for layer, group, spec, cache in zip(self._layers, paged.groups, self._spec.layers, paged.caches, strict=True):
+        for spec, cache in zip(self._spec.layers, paged.caches, strict=True):
             check_cache(cache, spec.num_kv_heads, spec.k_head_dim, spec.v_head_dim, self._dtype)
+        for layer, group, cache in zip(self._layers, paged.groups, paged.caches, strict=True):
             layer.group = group
             layer.k_cache, layer.v_cache = cache.k.data_ptr(), cache.v.data_ptr()
             layer.k_scale, layer.v_scale = pointer(cache.k_scale), pointer(cache.v_scale)

@@ -9,7 +9,7 @@ import torch
 from engine.kernels import cpu
 from engine.kernels.build import load_library
 from engine.kernels.cpu.library import native_library
-from engine.kernels.levels import VARIABLE, supported_levels
+from engine.kernels.levels import VARIABLE, wanted_levels
 from tests.engine.kernels import triton_setup
 
 triton_setup.prepare()
@@ -27,9 +27,9 @@ def native() -> Callable[[torch.dtype], cpu.CpuKernels]:
     return build
 
 
-@pytest.fixture(params=[level.name for level in supported_levels()])
+@pytest.fixture(params=[level.name for level in wanted_levels()])
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Each level of this CPU in turn: the kernels that a test asks for afterwards are compiled for it."""
+    """Each level of this CPU in turn, or the one that the environment names: the kernels that a test asks for are its."""
     monkeypatch.setenv(VARIABLE, request.param)
     _forget_library()
     yield request.param
