@@ -59,7 +59,9 @@ def choose_num_threads(wanted: int | None, default: int) -> int:
     num_cpus, limit = len(usable_cpus()), cgroup_limit()
     # Threads beyond the limit would stop all of them in the middle of each period of the cgroup.
     available = num_cpus if limit is None else min(num_cpus, max(1, int(limit)))
-    share = f"{num_cpus} CPUs" if limit is None else f"{num_cpus} CPUs, of which a cgroup leaves {limit:g}"
+    share = "1 CPU" if num_cpus == 1 else f"{num_cpus} CPUs"
+    if limit is not None:
+        share += f", of which a cgroup leaves {limit:g}"
     if wanted is None:
         chosen = min(default, available)
         if chosen < min(default, num_cpus):
