@@ -70,7 +70,7 @@ def test_what_the_compiler_does_not_know_is_left_out(
 ) -> None:
     def build_library(folder: Path, level: levels.Level) -> Path:
         if level.name != "generic":
-            raise KernelBuildError(f"cc failed: unrecognized option {level.flags[-1]}")
+            raise KernelBuildError(f"cc failed: unrecognized option {level.flags[-2]}")
         return folder / "generic.so"
 
     monkeypatch.setattr(build, "build_library", build_library)
