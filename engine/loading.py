@@ -129,6 +129,7 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         num_blocks=pool.num_blocks,
         ledger=ledger,
         startup_s=phases.seconds,
+        quantization=settings.model_settings.quantization,
     )
     manager = KVCacheManager(geometry, pool.num_blocks, enable_prefix_cache=settings.cache.enable_prefix_cache)
     scheduler = Scheduler(settings.scheduler, manager)
@@ -171,6 +172,7 @@ def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement:
         placement.dtype,
         placement.device,
         allow_non_finite=settings.allow_non_finite_weights,
+        quantization=settings.quantization,
     )
 
 
@@ -223,7 +225,7 @@ def _build_runner(
     checkpoint: Checkpoint, stage: Stage, storage: KVStorage, pool: Pool, sizes: list[int]
 ) -> tuple[Runner, memory.GraphMemory]:
     """The runner, with graphs where there are to be some, and what these take."""
-    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels)
+    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels, stage.dtype)
     graphs, graph_memory = None, memory.GraphMemory()
     if sizes:
         graphs, graph_memory = _record_graphs(stage, decoder, storage, pool, sizes)

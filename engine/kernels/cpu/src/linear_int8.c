@@ -26,8 +26,8 @@
 
 /* Rows of W: integers [num_rows, num_quads * 4] and their scales [num_rows, num_groups] in bfloat16. */
 typedef struct {
-    int8_t *numbers;
-    uint16_t *scale;
+    const int8_t *numbers;
+    const uint16_t *scale;
 } Weight;
 
 /* How a row of `depth` numbers is cut up. */
@@ -43,40 +43,47 @@ INLINE Weight rows_from(Weight w, int64_t row, Cut cut) {
 
 /* ---- packing ---- */
 
-/* `count` rows -> numbers [num_quads, PANEL, 4] and scales [num_groups, PANEL]. */
-static void arrange(Weight rows, int64_t count, Cut cut, Weight panel) {
+INLINE size_t number_bytes(Cut cut) { return (size_t)(PANEL * cut.num_quads * 4); }
+
+INLINE size_t scale_bytes(Cut cut) { return (size_t)(PANEL * cut.num_groups) * sizeof(uint16_t); }
+
+/* Room for the integers of a panel, and behind them its scales; NULL where there is none. */
+static int8_t *make_panel(Cut cut) { return calloc(number_bytes(cut) + scale_bytes(cut), 1); }
+
+INLINE Weight panel_in(const int8_t *memory, Cut cut) {
+    return (Weight){memory, (const uint16_t *)(memory + number_bytes(cut))};
+}
+
+/* `count` rows -> numbers [num_quads, PANEL, 4] and scales [num_groups, PANEL], in the memory of a panel. */
+static void arrange(Weight rows, int64_t count, Cut cut, int8_t *panel) {
+    uint16_t *scale = (uint16_t *)(panel + number_bytes(cut));
     for (int64_t c = 0; c < count; c++) {
         Weight row = rows_from(rows, c, cut);
         for (int64_t k = 0; k < cut.num_quads * 4; k++)
-            panel.numbers[k / 4 * PANEL * 4 + c * 4 + k % 4] = (int8_t)(row.numbers[k] + WEIGHT_OFFSET);
-        for (int64_t group = 0; group < cut.num_groups; group++) panel.scale[group * PANEL + c] = row.scale[group];
+            panel[k / 4 * PANEL * 4 + c * 4 + k % 4] = (int8_t)(row.numbers[k] + WEIGHT_OFFSET);
+        for (int64_t group = 0; group < cut.num_groups; group++) scale[group * PANEL + c] = row.scale[group];
     }
 }
 
-/* An empty panel, to be freed by its numbers; these are NULL where there is no memory. */
-static Weight make_panel(Cut cut) {
-    Weight panel = {.numbers = calloc((size_t)(PANEL * cut.num_quads * 4 + PANEL * cut.num_groups * 2), 1)};
-    panel.scale = (uint16_t *)(panel.numbers + PANEL * cut.num_quads * 4);
-    return panel;
-}
-
 typedef struct {
-    Weight weight;
+    int8_t *numbers;
+    uint16_t *scale;
     Cut cut;
     int failed;
 } Packing;
 
 static void pack_panel(void *context, int64_t i) {
     Packing *p = context;
-    Weight rows = rows_from(p->weight, i * PANEL, p->cut), panel = make_panel(p->cut);
-    if (!panel.numbers) {
+    int8_t *numbers = p->numbers + i * PANEL * p->cut.num_quads * 4, *panel = make_panel(p->cut);
+    uint16_t *scale = p->scale + i * PANEL * p->cut.num_groups;
+    if (!panel) {
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    arrange(rows, PANEL, p->cut, panel);
-    memcpy(rows.numbers, panel.numbers, (size_t)(PANEL * p->cut.num_quads * 4));
-    memcpy(rows.scale, panel.scale, (size_t)(PANEL * p->cut.num_groups * 2));
-    free(panel.numbers);
+    arrange((Weight){numbers, scale}, PANEL, p->cut, panel);
+    memcpy(numbers, panel, number_bytes(p->cut));
+    memcpy(scale, panel + number_bytes(p->cut), scale_bytes(p->cut));
+    free(panel);
 }
 
 /* Pack a weight in place: each whole panel of its rows becomes [num_quads, PANEL, 4], its scales [num_groups, PANEL];
@@ -88,7 +95,7 @@ static void pack_panel(void *context, int64_t i) {
  * Returns 0, or -1 where there is no memory for a panel.
  */
 EXPORT int hc_pack_int8(int8_t *weight, uint16_t *scale, int64_t width, int64_t depth, int num_threads) {
-    Packing packing = {{weight, scale}, cut_of(depth), 0};
+    Packing packing = {weight, scale, cut_of(depth), 0};
     run_tasks(pack_panel, &packing, width / PANEL, num_threads);
     return packing.failed ? -1 : 0;
 }
@@ -131,8 +138,8 @@ static void gather_row(void *context, int64_t i) {
  *   row_ids        [num_ids], each in [0, width)
  *   out            [num_ids, depth] of `dtype`
  */
-EXPORT void hc_gather_rows_int8(int dtype, int8_t *weight, uint16_t *scale, const int64_t *row_ids, void *out,
-                                int64_t num_ids, int64_t width, int64_t depth, int num_threads) {
+EXPORT void hc_gather_rows_int8(int dtype, const int8_t *weight, const uint16_t *scale, const int64_t *row_ids,
+                                void *out, int64_t num_ids, int64_t width, int64_t depth, int num_threads) {
     Gathering gathering = {{weight, scale}, cut_of(depth), row_ids, out, width, dtype};
     run_tasks(gather_row, &gathering, num_ids, num_ids > 16 ? num_threads : 1);
 }
@@ -331,14 +338,14 @@ INLINE void all_rows(const int panels, const int dtype, const Job *job, Weight w
 /* Rows of W that make up no panel, as one that is filled up with zeros. */
 INLINE void rest(const int dtype, Job *job) {
     int64_t start = job->width / PANEL * PANEL, count = job->width - start;
-    Weight panel = make_panel(job->x.cut);
-    if (!panel.numbers) {
+    int8_t *panel = make_panel(job->x.cut);
+    if (!panel) {
         __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
         return;
     }
     arrange(rows_from(job->weight, start, job->x.cut), count, job->x.cut, panel);
-    all_rows(1, dtype, job, panel, start, count);
-    free(panel.numbers);
+    all_rows(1, dtype, job, panel_in(panel, job->x.cut), start, count);
+    free(panel);
 }
 
 INLINE void block(const int dtype, Job *job, int64_t i) {
@@ -380,7 +387,7 @@ static Rounded make_room(int64_t num_rows, int64_t depth) {
  *
  * Returns 0, or -1 where there is no memory for the scratch.
  */
-EXPORT int hc_linear_int8(int dtype, const void *x, int8_t *weight, uint16_t *scale, const void *bias,
+EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const uint16_t *scale, const void *bias,
                           const void *residual, void *y, int64_t num_rows, int64_t width, int64_t depth,
                           int num_threads) {
     Rounded room = make_room(min64(num_rows, CHUNK), depth);
