@@ -3,9 +3,9 @@
     python -m benchmarks.kv_quality --output benchmarks/results/kv_quality.json
 
 Every token of a text (benchmarks/quality.py says which) is predicted from those before it in its window, with the KV cache
-in one format after the other, and compared with the first run in the same dtype. A bfloat16 model changes its mind for less than 8 bits: the run with
-another set of kernels (PyTorch's, and nothing else different) is the noise floor. In float32 the rounding
-of activations no longer hides what the cache does.
+in one format after the other, and compared with the first run in the same dtype. A bfloat16 model changes its mind for less
+than 8 bits: the run with another set of kernels (PyTorch's, and nothing else different) is the noise floor. In float32 the
+rounding of activations no longer hides what the cache does.
 """
 
 import json

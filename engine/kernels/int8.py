@@ -80,7 +80,8 @@ def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     groups = turned_groups(x.float())
     largest = groups.abs().amax(-1) + (groups * 0).sum(-1)
-    inverse = torch.where(largest > TINY, LARGEST / largest, 0.0)
+    # A number over a tensor is the tensor's reciprocal times the number, rounded twice: hence a tensor of one number.
+    inverse = torch.where(largest > TINY, largest.new_tensor(LARGEST) / largest, 0.0)
     return (groups * inverse.unsqueeze(-1)).round(), largest / LARGEST
 
 
