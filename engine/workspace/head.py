@@ -24,5 +24,7 @@ def prompt_logprobs_bytes(spec: DecoderSpec, size: StepSize, method: Method) -> 
     num_rows = min(MAX_LOGPROB_ROWS, max(size.chunks))
     num_logits = num_rows * spec.vocab_size
     made = method.dtype_bytes + method.wide_bytes if method.dtype_bytes < method.wide_bytes else method.dtype_bytes
+    if method.is_int8 and not method.is_native:
+        made = max(made, 3 * 4)  # a product's sums, and two more of their size, in float32
     capped = (3 if spec.head.softcap is not None else 1) * method.wide_bytes
     return num_logits * max(made, capped, 2 * method.wide_bytes)
