@@ -21,6 +21,7 @@ from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
 from engine.graphs import DecodeGraphs, GraphShapes, graph_objections, graph_sizes, record_graphs
 from engine.info import EngineInfo
+from engine.kernels.base import Kernels
 from engine.kernels.select import select_kernels
 from engine.models.decoder import Decoder
 from engine.models.tensor_names import build_weight_map
@@ -91,12 +92,13 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     phases.end("imports")
     checkpoint = read_checkpoint(folder)
     placement = _place(checkpoint, settings, device)
-    parameters = _load_parameters(checkpoint, settings.model_settings, placement)
-    phases.end("weights")
+    kernels = select_kernels(placement.device, placement.dtype, settings.model_settings.attention_backend)
+    phases.end("kernels")
+    parameters = _load_parameters(checkpoint, settings.model_settings, placement, kernels)
     kv_format = KV_FORMATS[placement.kv_cache_dtype_name]
     geometry = checkpoint.spec.kv_geometry(kv_format.dtype_bytes, settings.cache.block_size, kv_format.scale_bytes)
-    stage, objections = _choose_stage(checkpoint, settings, placement, parameters)
-    phases.end("kernels")
+    stage, objections = _choose_stage(checkpoint, settings, placement, parameters, kernels)
+    phases.end("weights")
     pool = _size_pool(checkpoint, settings, geometry, stage)
     phases.end("rehearsal")
     sizes = _graph_sizes(settings, stage)
@@ -164,7 +166,9 @@ def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.devic
     return Placement(device, name, getattr(torch, name), kv_name, kv_cache_dtype)
 
 
-def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
+def _load_parameters(
+    checkpoint: Checkpoint, settings: ModelSettings, placement: Placement, kernels: Kernels
+) -> dict[str, Tensor]:
     return load_parameters(
         checkpoint.spec,
         build_weight_map(checkpoint.spec, checkpoint.tensor_names),
@@ -173,13 +177,18 @@ def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement:
         placement.device,
         allow_non_finite=settings.allow_non_finite_weights,
         quantization=settings.quantization,
+        kernels=kernels,
     )
 
 
 def _choose_stage(
-    checkpoint: Checkpoint, settings: EngineSettings, placement: Placement, parameters: dict[str, Tensor]
+    checkpoint: Checkpoint,
+    settings: EngineSettings,
+    placement: Placement,
+    parameters: dict[str, Tensor],
+    kernels: Kernels,
 ) -> tuple[Stage, dict[str, list[str]]]:
-    """Kernels, the weights in their order, the first attention backend without objections, and the others' objections."""
+    """The weights in the order of the kernels, the first attention backend without objections, and the others' objections."""
     wanted = settings.model_settings.attention_backend
     backend, objections = choose_backend(
         checkpoint.spec,
@@ -189,7 +198,6 @@ def _choose_stage(
         placement.kv_cache_dtype,
         block_size=settings.cache.block_size,
     )
-    kernels = select_kernels(placement.device, placement.dtype, wanted)
     pack_weights(checkpoint.spec, parameters, kernels)
     passed_over = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in objections.items())
     logger.info("attention: %s%s", backend.name, f". Passed over: {passed_over}" if passed_over else "")

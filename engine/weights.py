@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -20,8 +20,8 @@ from checkpoints.progress import byte_progress
 from configs.sizes import format_bytes
 from engine.dtypes import SAFETENSORS_DTYPES
 from engine.errors import ModelLoadError
+from engine.kernels import reference
 from engine.kernels.base import Kernels
-from engine.kernels.int8 import quantize_weight
 from engine.models.spec import DecoderSpec
 from engine.models.tensor_names import WeightMap, WeightSource
 from engine.quantization import quantized_weights, scale_name
@@ -41,6 +41,7 @@ def load_parameters(
     *,
     allow_non_finite: bool = False,
     quantization: str = "none",
+    kernels: Kernels = reference,
 ) -> dict[str, Tensor]:
     """All parameters of `spec`, in `dtype` on `device`; quantized ones as integers, with their scales beside them.
 
@@ -52,6 +53,7 @@ def load_parameters(
         device: to copy to.
         allow_non_finite: load weights that are NaN or infinite too.
         quantization: `none` or `int8`.
+        kernels: what rounds the weights that are to be quantized.
 
     Raises:
         ModelLoadError: a tensor is missing, left over, of another shape, no floating-point numbers, or not finite.
@@ -63,17 +65,20 @@ def load_parameters(
     quantized = set(quantized_weights(spec, quantization))
     # A table that another tensor is compared with has to be whole until then.
     late = quantized & ({"embed.weight"} if weight_map.table_again in headers else set())
-    _fill(parameters, sources, headers, device, quantized - late, allow_non_finite=allow_non_finite)
+
+    def quantize(name: str) -> None:
+        parameters[name], parameters[scale_name(name)] = kernels.quantize_weight(parameters[name])
+
+    def finish(name: str) -> None:
+        if name in quantized - late:
+            quantize(name)
+
+    _fill(parameters, sources, headers, device, finish, allow_non_finite=allow_non_finite)
     if weight_map.table_again in headers:
         check_table(headers[weight_map.table_again], sources, parameters)
     for name in late:
-        quantize_parameter(name, parameters)
+        quantize(name)
     return parameters
-
-
-def quantize_parameter(name: str, parameters: dict[str, Tensor]) -> None:
-    """Replace a weight by its integers, and put its scales beside it."""
-    parameters[name], parameters[scale_name(name)] = quantize_weight(parameters[name])
 
 
 def pack_weights(spec: DecoderSpec, parameters: dict[str, Tensor], kernels: Kernels) -> None:
@@ -156,13 +161,13 @@ def _fill(
     sources: dict[str, WeightSource],
     headers: dict[str, TensorHeader],
     device: torch.device,
-    quantized: Set[str],
+    finish: Callable[[str], None],
     *,
     allow_non_finite: bool,
 ) -> None:
     """Read every tensor into its place, file by file, under a progress bar; the speed goes to the log.
 
-    A parameter of `quantized` is so as soon as it is whole, so that few are there in full at a time.
+    Each parameter goes to `finish` as soon as it is whole: quantized at once, few of them are there in full at a time.
     """
     start_s, num_bytes, stager = time.perf_counter(), 0, build_stager(device)
     num_missing = Counter(source.parameter for source in sources.values())
@@ -176,8 +181,8 @@ def _fill(
                         check_finite(name, tensor, filled)
                     parameter = sources[name].parameter
                     num_missing[parameter] -= 1
-                    if parameter in quantized and not num_missing[parameter]:
-                        quantize_parameter(parameter, parameters)
+                    if not num_missing[parameter]:
+                        finish(parameter)
                     num_bytes += headers[name].nbytes
                     show(num_bytes)
     seconds = time.perf_counter() - start_s

@@ -92,11 +92,17 @@ class Kernels(Protocol):
         """Rows of x in groups, each times the weight of its group."""
         ...
 
+    def quantize_weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Round a weight to 8-bit integers and scales."""
+        ...
+
     def pack_int8(self, weight: Tensor, scale: Tensor, depth: int) -> None:
         """Bring a weight of 8-bit integers into the order that the following read, in place; once only."""
         ...
 
-    def gather_rows_int8(self, weight: Tensor, scale: Tensor, row_ids: Tensor, depth: int, dtype: torch.dtype) -> Tensor:
+    def gather_rows_int8(
+        self, weight: Tensor, scale: Tensor, row_ids: Tensor, depth: int, dtype: torch.dtype
+    ) -> Tensor:
         """Rows of a weight that `pack_int8` had."""
         ...
 

@@ -28,7 +28,7 @@ CHUNK_NUMBERS = 1 << 21
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight as integers and scales.
+    """Round a weight to integers and scales.
 
     Args:
         weight: [..., out, in], finite.
@@ -44,8 +44,8 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    groups = turned_groups(rows.float())
-    groups[:, : rows.shape[-1] // GROUP_SIZE] /= GROUP_SIZE
+    groups, num_whole = _as_groups(rows.float()), rows.shape[-1] // GROUP_SIZE
+    groups = _turned(torch.cat((groups[:, :num_whole] / GROUP_SIZE, groups[:, num_whole:]), 1), num_whole)
     scale = _bfloat16_above(groups.abs().amax(-1) / LARGEST)
     # The clamp concerns groups of zeros alone: 0 / 0 would be NaN.
     numbers = (groups / scale.float().clamp(min=TINY).unsqueeze(-1)).round().to(torch.int8).flatten(1)

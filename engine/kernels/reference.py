@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.kernels.int8 import quantize_weight
 from engine.kernels.int8_linear import gather_rows_int8, grouped_linear_int8, linear_int8, pack_int8
 from engine.kernels.quantization import dequantize, quantize
 from engine.models.spec import Activation, DecoderSpec
@@ -31,6 +32,7 @@ __all__ = [
     "pack",
     "pack_int8",
     "paged_attention",
+    "quantize_weight",
     "rms_norm",
     "store_kv",
 ]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from checkpoints.headers import TensorHeader
@@ -138,12 +139,21 @@ def test_what_each_of_several_devices_holds() -> None:
     assert rows[0].weights_bytes == plan.weights_bytes
 
 
-def test_more_devices_are_advised_where_nothing_less_helps() -> None:
+def test_8_bit_weights_are_advised_on_a_cpu() -> None:
     assumptions = assume(memory_bytes=10 * GIB, context_tokens=8192)
     plan = make_plan("large", LARGE, HEADERS, assumptions)
     assert plan.advice is not None
+    assert (plan.fits, plan.advice.flag, plan.advice.value) == (False, "--quantization", "int8")
+    helped = make_plan("large", LARGE, HEADERS, msgspec.structs.replace(assumptions, quantization="int8"))
+    assert helped.fits
+
+
+def test_more_devices_are_advised_where_nothing_less_helps() -> None:
+    assumptions = assume(memory_bytes=10 * GIB, context_tokens=8192, device="cuda")
+    plan = make_plan("large", LARGE, HEADERS, assumptions)
+    assert plan.advice is not None
     assert (plan.fits, plan.advice.flag, plan.advice.value) == (False, "--tensor-parallel", "2")
-    helped = make_plan("large", LARGE, HEADERS, assume(memory_bytes=10 * GIB, context_tokens=8192, tensor_parallel=2))
+    helped = make_plan("large", LARGE, HEADERS, msgspec.structs.replace(assumptions, tensor_parallel=2))
     assert helped.fits
 
 

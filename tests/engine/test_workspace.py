@@ -43,14 +43,10 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def load_stage(
-    folder: Path, dtype: torch.dtype, kv_cache_dtype: torch.dtype, quantization: str = "none"
-) -> Stage:
+def load_stage(folder: Path, dtype: torch.dtype, kv_cache_dtype: torch.dtype, quantization: str = "none") -> Stage:
     checkpoint = read_checkpoint(folder)
     weight_map = build_weight_map(checkpoint.spec, checkpoint.tensor_names)
-    parameters = load_parameters(
-        checkpoint.spec, weight_map, checkpoint.headers, dtype, CPU, quantization=quantization
-    )
+    parameters = load_parameters(checkpoint.spec, weight_map, checkpoint.headers, dtype, CPU, quantization=quantization)
     backend, _ = choose_backend(checkpoint.spec, dtype, CPU, kv_cache_dtype=kv_cache_dtype)
     kernels = select_kernels(CPU, dtype)
     pack_weights(checkpoint.spec, parameters, kernels)

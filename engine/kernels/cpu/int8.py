@@ -1,9 +1,12 @@
 """The native products with weights of 8-bit integers."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from engine.kernels.cpu.library import DTYPES, check_quantized, check_tensor, native_library
+from engine.quantization import num_groups, stored_depth
 
 
 class Int8Kernels:
@@ -18,7 +21,21 @@ class Int8Kernels:
         library = native_library()
         self._dtype, self._code, self._num_threads = dtype, DTYPES[dtype], num_threads
         self._pack_int8, self._gather_rows_int8 = library.hc_pack_int8, library.hc_gather_rows_int8
-        self._linear_int8 = library.hc_linear_int8
+        self._linear_int8, self._quantize_int8 = library.hc_linear_int8, library.hc_quantize_int8
+
+    def quantize_weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """See engine.kernels.int8.quantize_weight.
+
+        Raises:
+            ValueError: dtype or strides do not fit.
+        """
+        check_tensor("weight", weight, tuple(weight.shape), self._dtype)
+        *rows, depth = weight.shape
+        numbers = torch.empty(*rows, stored_depth(depth), dtype=torch.int8)
+        scale = torch.empty(*rows, num_groups(depth), dtype=torch.bfloat16)
+        pointers = [tensor.data_ptr() for tensor in (weight, numbers, scale)]
+        self._quantize_int8(self._code, *pointers, math.prod(rows), depth, self._num_threads)
+        return numbers, scale
 
     def pack_int8(self, weight: Tensor, scale: Tensor, depth: int) -> None:
         """See engine.kernels.int8_linear.pack_int8; src/linear_int8.c says what the order is.
@@ -34,7 +51,9 @@ class Int8Kernels:
             if self._pack_int8(*pointers, len(numbers), depth, self._num_threads):
                 raise MemoryError(f"no scratch memory to pack a weight of {len(numbers)} rows of {depth} numbers")
 
-    def gather_rows_int8(self, weight: Tensor, scale: Tensor, row_ids: Tensor, depth: int, dtype: torch.dtype) -> Tensor:
+    def gather_rows_int8(
+        self, weight: Tensor, scale: Tensor, row_ids: Tensor, depth: int, dtype: torch.dtype
+    ) -> Tensor:
         """See engine.kernels.int8_linear.gather_rows_int8.
 
         Raises:

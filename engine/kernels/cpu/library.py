@@ -22,6 +22,7 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "hc_pack": (_I, (_I, _P, _L, _L, _I)),
     "hc_gather_rows": (None, (_I, *[_P] * 3, *[_L] * 3, _I)),
     "hc_linear": (_I, (_I, *[_P] * 5, *[_L] * 3, _I)),
+    "hc_quantize_int8": (None, (_I, *[_P] * 3, *[_L] * 2, _I)),
     "hc_pack_int8": (_I, (_P, _P, _L, _L, _I)),
     "hc_gather_rows_int8": (None, (_I, *[_P] * 4, *[_L] * 3, _I)),
     "hc_linear_int8": (_I, (_I, *[_P] * 6, *[_L] * 3, _I)),

@@ -9,6 +9,7 @@ from engine.kernels.reference import (
     linear_int8,
     pack,
     pack_int8,
+    quantize_weight,
 )
 from engine.kernels.triton.attention import paged_attention
 from engine.kernels.triton.elementwise import (
@@ -41,6 +42,7 @@ __all__ = [
     "pack",
     "pack_int8",
     "paged_attention",
+    "quantize_weight",
     "rms_norm",
     "store_kv",
 ]

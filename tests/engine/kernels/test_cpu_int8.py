@@ -159,6 +159,16 @@ def test_every_group_of_rows_goes_with_its_own_weight(dtype: torch.dtype, native
     torch.testing.assert_close(product, reference.grouped_linear_int8(x, *weight, bias, counts))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(7, 1), (50, 31), (40, 64), (33, 102), (3, 20, 70)])
+def test_weights_become_the_same_integers(shape: tuple[int, ...], dtype: torch.dtype, native: Native) -> None:
+    weight = (torch.randn(shape) * torch.logspace(-20, 20, shape[-2]).unsqueeze(-1)).to(dtype)
+    weight[..., 0, :], weight[..., 1, 0] = 0, 3e38
+    for ours, expected in zip(native(dtype).quantize_weight(weight), quantize_weight(weight), strict=True):
+        assert ours.shape == expected.shape
+        assert torch.equal(ours, expected)
+
+
 def test_a_weight_comes_back_within_half_a_step() -> None:
     weight = torch.randn(50, 70) * torch.logspace(-6, 6, 50).unsqueeze(1)
     numbers, scale = quantize_weight(weight)
@@ -213,6 +223,10 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
         kernels.linear_int8(x, weight, scale, torch.zeros(5))
     with pytest.raises(ValueError, match="residual"):
         kernels.linear_int8(x, weight, scale, None, torch.zeros(4, 2))
+    with pytest.raises(ValueError, match="weight: expected"):
+        kernels.quantize_weight(torch.zeros(4, 40).bfloat16())
+    with pytest.raises(ValueError, match="weight: expected"):
+        kernels.quantize_weight(torch.zeros(40, 4).t())
     with pytest.raises(ValueError, match="dtype: expected"):
         kernels.gather_rows_int8(weight, scale, torch.tensor([0]), 40, torch.float16)
     with pytest.raises(ValueError, match=r"quantized\.weight"):

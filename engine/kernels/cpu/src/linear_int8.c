@@ -41,6 +41,85 @@ INLINE Weight rows_from(Weight w, int64_t row, Cut cut) {
     return (Weight){w.numbers + row * cut.num_quads * 4, w.scale + row * cut.num_groups};
 }
 
+/* ---- groups ---- */
+
+/* `count` numbers from `start` on, times `factor` and turned, or filled up with zeros where they are no whole group. */
+INLINE void load_group(const int dtype, const void *x, int64_t start, int64_t count, float factor, float *numbers) {
+    if (count == GROUP) {
+        for (int64_t i = 0; i < GROUP; i += VL) store(numbers + i, load_vec(x, start + i, dtype) * factor);
+        rotate(numbers);
+        return;
+    }
+    for (int64_t i = 0; i < GROUP; i++) numbers[i] = i < count ? load_one(x, start + i, dtype) : 0;
+}
+
+/* The largest magnitude of a group; NaN if one of its numbers is not finite. */
+INLINE float largest_of(const float *numbers) {
+    vf most = splat(0), nothing = splat(0);
+    for (int64_t i = 0; i < GROUP; i += VL) {
+        vf x = load(numbers + i);
+        most = vmax(most, (vf)((vi)x & 0x7fffffff));
+        nothing += x * 0;
+    }
+    return max_lanes(most) + sum_lanes(nothing);
+}
+
+/* ---- W ---- */
+
+typedef struct {
+    const void *weight;
+    int8_t *numbers;
+    uint16_t *scale;
+    Cut cut;
+    int dtype;
+} Quantizing;
+
+/* The smallest bfloat16 that is at least x, for x >= 0: no number is cut off. */
+INLINE uint16_t bfloat16_above(float x) {
+    uint16_t nearest;
+    store_one(&nearest, 0, x, BFLOAT16);
+    return (uint16_t)(nearest + (load_one(&nearest, 0, BFLOAT16) < x));
+}
+
+INLINE void quantize_row(const int dtype, const Quantizing *q, int64_t row) {
+    Cut cut = q->cut;
+    for (int64_t group = 0; group < cut.num_groups; group++) {
+        float numbers[GROUP];
+        int64_t first = group * GROUP, stored = min64(GROUP, cut.num_quads * 4 - first);
+        load_group(dtype, q->weight, row * cut.depth + first, min64(GROUP, cut.depth - first), 1.0f / GROUP, numbers);
+        uint16_t *scale = q->scale + row * cut.num_groups + group;
+        *scale = bfloat16_above(largest_of(numbers) / LARGEST);
+        /* The least divisor concerns groups of zeros alone: 0 / 0 would be NaN. */
+        float step = load_one(scale, 0, BFLOAT16), divisor = step < TINY ? TINY : step;
+        int8_t rounded[GROUP];
+        for (int64_t i = 0; i < GROUP; i += VL) {
+            vb narrow = __builtin_convertvector(round_vec(load(numbers + i) / divisor), vb);
+            memcpy(rounded + i, &narrow, VL);
+        }
+        memcpy(q->numbers + row * cut.num_quads * 4 + first, rounded, (size_t)stored);
+    }
+}
+
+static void quantize_row_of(void *context, int64_t row) {
+    const Quantizing *q = context;
+    if (q->dtype == FLOAT32)
+        quantize_row(FLOAT32, q, row);
+    else
+        quantize_row(BFLOAT16, q, row);
+}
+
+/* A weight as integers and scales.
+ *
+ *   weight   [width, depth] of `dtype`
+ *   numbers  [width, depth rounded up to a multiple of 4] int8
+ *   scale    [width, depth / GROUP rounded up] bfloat16
+ */
+EXPORT void hc_quantize_int8(int dtype, const void *weight, int8_t *numbers, uint16_t *scale, int64_t width,
+                             int64_t depth, int num_threads) {
+    Quantizing quantizing = {weight, numbers, scale, cut_of(depth), dtype};
+    run_tasks(quantize_row_of, &quantizing, width, num_threads);
+}
+
 /* ---- packing ---- */
 
 INLINE size_t number_bytes(Cut cut) { return (size_t)(PANEL * cut.num_quads * 4); }
@@ -161,27 +240,6 @@ typedef struct {
     int dtype;
 } Rounding;
 
-/* `count` numbers from `start` on, turned, or filled up with zeros where they are no whole group. */
-INLINE void load_group(const int dtype, const void *x, int64_t start, int64_t count, float *numbers) {
-    if (count == GROUP) {
-        for (int64_t i = 0; i < GROUP; i += VL) store(numbers + i, load_vec(x, start + i, dtype));
-        rotate(numbers);
-        return;
-    }
-    for (int64_t i = 0; i < GROUP; i++) numbers[i] = i < count ? load_one(x, start + i, dtype) : 0;
-}
-
-/* The largest magnitude of a group; NaN if one of its numbers is not finite. */
-INLINE float largest_of(const float *numbers) {
-    vf most = splat(0), nothing = splat(0);
-    for (int64_t i = 0; i < GROUP; i += VL) {
-        vf x = load(numbers + i);
-        most = vmax(most, (vf)((vi)x & 0x7fffffff));
-        nothing += x * 0;
-    }
-    return max_lanes(most) + sum_lanes(nothing);
-}
-
 /* A group to integers; their sum. */
 INLINE int32_t round_group(const float *numbers, float inverse, int8_t *rounded) {
     vi sums = splat_int(0);
@@ -202,7 +260,7 @@ INLINE void round_row(const int dtype, const Rounding *r, int64_t row) {
         float numbers[GROUP];
         int8_t rounded[GROUP];
         int64_t first = group * GROUP, count = min64(GROUP, cut.depth - first), place = row * cut.num_groups + group;
-        load_group(dtype, r->x, row * cut.depth + first, count, numbers);
+        load_group(dtype, r->x, row * cut.depth + first, count, 1, numbers);
         float largest = largest_of(numbers);
         int32_t total = round_group(numbers, largest > TINY ? LARGEST / largest : 0, rounded);
         out->scale[place] = largest / LARGEST;
