@@ -11,6 +11,8 @@
 
 #define LARGEST 127.0f   /* integer */
 #define TINY 0x1p-100f   /* groups of no larger numbers are 0: the inverse of their scale would be infinite */
+#define TASK_BYTES (256 * 1024) /* of W in a task at most */
+#define INFINITY_BITS 0x7f800000
 #define CHUNK 512        /* rows of x at a time: bounds the scratch memory */
 #define AHEAD_BYTES 2048 /* W is fetched that far ahead, in each panel */
 #define PANEL VL         /* rows of W in a panel */
@@ -23,6 +25,8 @@
 #define TILE_ROWS 4
 #define TILE_PANELS 2
 #endif
+
+#define TILE_WIDTH (TILE_PANELS * PANEL) /* rows of W in a tile */
 
 /* Rows of W: integers [num_rows, num_quads * 4] and their scales [num_rows, num_groups] in bfloat16. */
 typedef struct {
@@ -44,24 +48,42 @@ INLINE Weight rows_from(Weight w, int64_t row, Cut cut) {
 /* ---- groups ---- */
 
 /* `count` numbers from `start` on, times `factor` and turned, or filled up with zeros where they are no whole group. */
-INLINE void load_group(const int dtype, const void *x, int64_t start, int64_t count, float factor, float *numbers) {
+INLINE void load_group(const int dtype, const void *x, int64_t start, int64_t count, float factor,
+                       vf numbers[GROUP_VECTORS]) {
     if (count == GROUP) {
-        for (int64_t i = 0; i < GROUP; i += VL) store(numbers + i, load_vec(x, start + i, dtype) * factor);
+        UNROLL
+        for (int i = 0; i < GROUP_VECTORS; i++) numbers[i] = load_vec(x, start + i * VL, dtype) * factor;
         rotate(numbers);
         return;
     }
-    for (int64_t i = 0; i < GROUP; i++) numbers[i] = i < count ? load_one(x, start + i, dtype) : 0;
+    float padded[GROUP] = {0};
+    for (int64_t i = 0; i < count; i++) padded[i] = load_one(x, start + i, dtype);
+    for (int i = 0; i < GROUP_VECTORS; i++) numbers[i] = load(padded + i * VL);
 }
 
+/* Lane i gets x[i + width]; width is a constant. */
+INLINE vi fold(vi x, int width) {
+#if VL == 16
+    if (width == 8) return FOLD(x, 8);
+#endif
+#if VL >= 8
+    if (width == 4) return FOLD(x, 4);
+#endif
+    return width == 2 ? FOLD(x, 2) : FOLD(x, 1);
+}
+
+INLINE vi larger(vi a, vi b) { return (vi)choose(a > b, (vf)a, (vf)b); }
+
 /* The largest magnitude of a group; NaN if one of its numbers is not finite. */
-INLINE float largest_of(const float *numbers) {
-    vf most = splat(0), nothing = splat(0);
-    for (int64_t i = 0; i < GROUP; i += VL) {
-        vf x = load(numbers + i);
-        most = vmax(most, (vf)((vi)x & 0x7fffffff));
-        nothing += x * 0;
-    }
-    return max_lanes(most) + sum_lanes(nothing);
+INLINE float largest_of(const vf numbers[GROUP_VECTORS]) {
+    /* The bits of magnitudes, read as integers, are in the order of the magnitudes, and infinity and NaN above all. */
+    vi most = splat_int(0);
+    UNROLL
+    for (int i = 0; i < GROUP_VECTORS; i++) most = larger(most, (vi)numbers[i] & 0x7fffffff);
+    UNROLL
+    for (int width = VL / 2; width; width /= 2) most = larger(most, fold(most, width));
+    vf largest = (vf)most;
+    return most[0] < INFINITY_BITS ? largest[0] : NAN;
 }
 
 /* ---- W ---- */
@@ -84,7 +106,7 @@ INLINE uint16_t bfloat16_above(float x) {
 INLINE void quantize_row(const int dtype, const Quantizing *q, int64_t row) {
     Cut cut = q->cut;
     for (int64_t group = 0; group < cut.num_groups; group++) {
-        float numbers[GROUP];
+        vf numbers[GROUP_VECTORS];
         int64_t first = group * GROUP, stored = min64(GROUP, cut.num_quads * 4 - first);
         load_group(dtype, q->weight, row * cut.depth + first, min64(GROUP, cut.depth - first), 1.0f / GROUP, numbers);
         uint16_t *scale = q->scale + row * cut.num_groups + group;
@@ -92,9 +114,9 @@ INLINE void quantize_row(const int dtype, const Quantizing *q, int64_t row) {
         /* The least divisor concerns groups of zeros alone: 0 / 0 would be NaN. */
         float step = load_one(scale, 0, BFLOAT16), divisor = step < TINY ? TINY : step;
         int8_t rounded[GROUP];
-        for (int64_t i = 0; i < GROUP; i += VL) {
-            vb narrow = __builtin_convertvector(round_vec(load(numbers + i) / divisor), vb);
-            memcpy(rounded + i, &narrow, VL);
+        for (int i = 0; i < GROUP_VECTORS; i++) {
+            vb narrow = __builtin_convertvector(round_vec(numbers[i] / divisor), vb);
+            memcpy(rounded + i * VL, &narrow, VL);
         }
         memcpy(q->numbers + row * cut.num_quads * 4 + first, rounded, (size_t)stored);
     }
@@ -206,7 +228,11 @@ static void gather_row(void *context, int64_t i) {
         float numbers[GROUP];
         int64_t count = min64(GROUP, g->cut.depth - first);
         for (int64_t k = 0; k < count; k++) numbers[k] = number_of(g, g->row_ids[i], first + k);
-        if (count == GROUP) rotate(numbers);
+        if (count == GROUP) {
+            vf turned[GROUP_VECTORS];
+            load_group(FLOAT32, numbers, 0, GROUP, 1, turned);
+            for (int n = 0; n < GROUP_VECTORS; n++) store(numbers + n * VL, turned[n]);
+        }
         for (int64_t k = 0; k < count; k++) store_one(g->out, i * g->cut.depth + first + k, numbers[k], g->dtype);
     }
 }
@@ -240,33 +266,40 @@ typedef struct {
     int dtype;
 } Rounding;
 
-/* A group to integers; their sum. */
-INLINE int32_t round_group(const float *numbers, float inverse, int8_t *rounded) {
-    vi sums = splat_int(0);
-    for (int64_t i = 0; i < GROUP; i += VL) {
-        vb narrow = __builtin_convertvector(round_vec(load(numbers + i) * inverse), vb);
-        memcpy(rounded + i, &narrow, VL);
-        sums += __builtin_convertvector(narrow, vi);
+/* A group to integers; their sum, which means nothing where a number is not finite. */
+INLINE uint32_t round_group(const vf numbers[GROUP_VECTORS], float inverse, int8_t *rounded) {
+    vu sums = (vu)splat_int(0);
+    UNROLL
+    for (int i = 0; i < GROUP_VECTORS; i++) {
+        vi integers = round_vec(numbers[i] * inverse);
+        vb narrow = __builtin_convertvector(integers, vb);
+        memcpy(rounded + i * VL, &narrow, VL);
+        sums += (vu)integers;
     }
-    int32_t total = 0;
-    for (int lane = 0; lane < VL; lane++) total += sums[lane];
-    return total;
+    UNROLL
+    for (int width = VL / 2; width; width /= 2) sums += (vu)fold((vi)sums, width);
+    return sums[0];
 }
 
 INLINE void round_row(const int dtype, const Rounding *r, int64_t row) {
     const Rounded *out = &r->rounded;
     Cut cut = out->cut;
     for (int64_t group = 0; group < cut.num_groups; group++) {
-        float numbers[GROUP];
+        vf numbers[GROUP_VECTORS];
         int8_t rounded[GROUP];
         int64_t first = group * GROUP, count = min64(GROUP, cut.depth - first), place = row * cut.num_groups + group;
         load_group(dtype, r->x, row * cut.depth + first, count, 1, numbers);
         float largest = largest_of(numbers);
-        int32_t total = round_group(numbers, largest > TINY ? LARGEST / largest : 0, rounded);
+        uint32_t total = round_group(numbers, largest > TINY ? LARGEST / largest : 0, rounded);
         out->scale[place] = largest / LARGEST;
-        out->start[place] = -WEIGHT_OFFSET * total;
+        out->start[place] = (int32_t)(0 - WEIGHT_OFFSET * total);
         Quad *quads = out->quads + row * cut.num_quads + first / 4;
-        for (int64_t quad = 0; quad < (count + 3) / 4; quad++) quads[quad] = make_quad(rounded + 4 * quad);
+        if (count == GROUP) {
+            UNROLL
+            for (int quad = 0; quad < GROUP / 4; quad++) quads[quad] = make_quad(rounded + 4 * quad);
+        } else {
+            for (int64_t quad = 0; quad < (count + 3) / 4; quad++) quads[quad] = make_quad(rounded + 4 * quad);
+        }
     }
 }
 
@@ -287,19 +320,22 @@ typedef struct {
     Weight weight;
     const void *bias, *residual;
     void *y;
-    int64_t num_rows, width;
+    int64_t num_rows, width, tiles_per_task;
     int failed;
 } Job;
 
 /* Quads [first, last) of `rows` rows of x times those of `panels` panels. */
 INLINE void add_products(const int rows, const int panels, const Quad *x, const int8_t *w, int64_t num_quads,
                          int64_t first, int64_t last, vi acc[TILE_ROWS][TILE_PANELS]) {
+    /* What follows the end of a panel is the next one of the same tile; it is the next tile's that is fetched. */
+    int64_t panel_bytes = num_quads * PANEL * 4;
+    int64_t ahead = AHEAD_BYTES + (first * PANEL * 4 + AHEAD_BYTES < panel_bytes ? 0 : (panels - 1) * panel_bytes);
     for (int64_t k = first; k < last; k++) {
         vq column[TILE_PANELS];
         UNROLL
         for (int n = 0; n < panels; n++) {
             const int8_t *numbers = w + (n * num_quads + k) * PANEL * 4;
-            __builtin_prefetch(numbers + AHEAD_BYTES, 0, 2);
+            __builtin_prefetch(numbers + ahead, 0, 2);
             column[n] = load_weights(numbers);
         }
         UNROLL
@@ -407,18 +443,15 @@ INLINE void rest(const int dtype, Job *job) {
 }
 
 INLINE void block(const int dtype, Job *job, int64_t i) {
-    int64_t num_panels = job->width / PANEL, first = i * TILE_PANELS;
-    if (first >= num_panels) {
+    int64_t whole = job->width / PANEL * PANEL, row = i * job->tiles_per_task * TILE_WIDTH;
+    if (row >= whole) {
         rest(dtype, job);
         return;
     }
-    if (first + TILE_PANELS <= num_panels) {
-        Weight w = rows_from(job->weight, first * PANEL, job->x.cut);
-        all_rows(TILE_PANELS, dtype, job, w, first * PANEL, TILE_PANELS * PANEL);
-        return;
-    }
-    for (int64_t row = first * PANEL; row < num_panels * PANEL; row += PANEL)
-        all_rows(1, dtype, job, rows_from(job->weight, row, job->x.cut), row, PANEL);
+    int64_t last = min64(whole, row + job->tiles_per_task * TILE_WIDTH);
+    for (; row + TILE_WIDTH <= last; row += TILE_WIDTH)
+        all_rows(TILE_PANELS, dtype, job, rows_from(job->weight, row, job->x.cut), row, TILE_WIDTH);
+    for (; row < last; row += PANEL) all_rows(1, dtype, job, rows_from(job->weight, row, job->x.cut), row, PANEL);
 }
 
 static void block_float32(void *job, int64_t i) { block(FLOAT32, job, i); }
@@ -433,6 +466,13 @@ static Rounded make_room(int64_t num_rows, int64_t depth) {
     room.scale = (float *)(room.quads + quads);
     room.start = (int32_t *)(room.scale + places);
     return room;
+}
+
+/* Tiles of a task follow each other in memory, and there are several tasks a thread, for a core that other programs use
+ * as well gets fewer of them done. */
+static int64_t tiles_per_task(int64_t num_tiles, Cut cut, int num_threads) {
+    int64_t fits = TASK_BYTES / (TILE_WIDTH * cut.num_quads * 4 + 1), fair = num_tiles / (4 * num_threads);
+    return max64(1, min64(fits, fair));
 }
 
 /* All tensors are contiguous, and of `dtype` where nothing else is said.
@@ -452,6 +492,8 @@ EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const 
     if (!room.quads) return -1;
     int failed = 0;
     int64_t num_tiles = (width / PANEL + TILE_PANELS - 1) / TILE_PANELS;
+    int64_t size = tiles_per_task(num_tiles, room.cut, num_threads);
+    int64_t num_tasks = (num_tiles + size - 1) / size + (width % PANEL > 0);
     for (int64_t row = 0; row < num_rows; row += CHUNK) {
         int64_t rows = min64(CHUNK, num_rows - row);
         Rounding rounding = {at(x, row * depth, dtype), room, rows, dtype};
@@ -465,9 +507,9 @@ EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const 
             .y = at_mut(y, row * width, dtype),
             .num_rows = rows,
             .width = width,
+            .tiles_per_task = size,
         };
-        run_tasks(dtype == FLOAT32 ? block_float32 : block_bfloat16, &job, num_tiles + (width % PANEL > 0),
-                  num_threads);
+        run_tasks(dtype == FLOAT32 ? block_float32 : block_bfloat16, &job, num_tasks, num_threads);
         failed |= job.failed;
     }
     free(room.quads);
