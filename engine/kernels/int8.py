@@ -106,7 +106,7 @@ def _turned(groups: Tensor, num_whole: int) -> Tensor:
 
     Stages go from neighbours to the farthest, as in src/rotate.h: the roundings are the same.
     """
-    whole = groups[:, :num_whole]
+    whole: Tensor = groups[:, :num_whole]
     for stage in range(GROUP_SIZE.bit_length() - 1):
         first, second = whole.unflatten(-1, (-1, 2, 1 << stage)).unbind(-2)
         whole = torch.stack((first + second, first - second), -2).flatten(-3)

@@ -38,7 +38,7 @@ class Int8Kernels:
         return numbers, scale
 
     def pack_int8(self, weight: Tensor, scale: Tensor, depth: int) -> None:
-        """See engine.kernels.int8_linear.pack_int8; src/linear_int8.c says what the order is.
+        """See engine.kernels.int8_linear.pack_int8; src/weights_int8.c says what the order is.
 
         Raises:
             ValueError: shapes, dtypes or strides do not fit.
