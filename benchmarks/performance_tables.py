@@ -116,11 +116,21 @@ def head_variants(rows: Measured) -> Rows:
         yield name, f"{variant['kv_bytes_per_token']:,}", *times
 
 
+def weight_quality(rows: Measured) -> Rows:
+    yield "dtype", "weights", "bytes of weights", "perplexity", "top-1 agreement"
+    for row in rows:
+        is_whole = row["quantization"] == "none"
+        weights = row["dtype"] if is_whole else row["quantization"]
+        agreement = "" if is_whole else f"{row['top1_agreement']:.2%}"
+        yield row["dtype"], weights, f"{row['weights_bytes']:,}", f"{row['perplexity']:.3f}", agreement
+
+
 TABLES: dict[str, tuple[str, str, Callable[[Measured], Rows]]] = {
     "throughput": ("throughput.json", "rows", throughput),
     "serving": ("http.json", "levels", serving),
     "peers": ("peers.json", "in_process", peers),
     "peers-http": ("peers.json", "http", peers_http),
+    "weight-quality": ("weight_quality.json", "rows", weight_quality),
     "head-variants": ("head_variants.json", "variants", head_variants),
 }
 """Name in the page -> file in benchmarks/results, field of it, and what makes the table's header and rows of that."""

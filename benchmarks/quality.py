@@ -9,9 +9,9 @@ import hashlib
 import math
 import platform
 import pydoc_data.topics
+import shlex
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from engine.request import TokenLogprobs
 from headcount import LLM, SamplingParams
+from server.cli.machine import machine_facts, versions_of
 
 TOPICS = ("types", "compound", "specialnames", "typesseq", "formatstrings")
 """Those with the most prose, in this order."""
@@ -71,9 +72,9 @@ def compare(entries: list[TokenLogprobs], baseline: list[TokenLogprobs]) -> dict
 def make_report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The rows, and what is needed to measure them again."""
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
-        "machine": {name: version(name) for name in ("torch", "headcount")} | {"cpu": platform.machine()},
+        "machine": machine_facts() | versions_of(("torch", "headcount")),
         "text": {
             "topics": TOPICS,
             "python": platform.python_version(),

@@ -88,6 +88,7 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     """
     phases = Phases()
     device = choose_device(settings.model_settings)
+    check_quantization(settings.model_settings.quantization, device)
     framework_bytes = memory.process_bytes(device)
     phases.end("imports")
     checkpoint = read_checkpoint(folder)
@@ -157,6 +158,19 @@ def choose_device(settings: ModelSettings) -> torch.device:
 def _overlaps(settings: SchedulerSettings, device: torch.device) -> bool:
     """Whether steps are planned ahead; not on a CPU unless asked for: planning would take the model's cores."""
     return device.type == "cuda" if settings.enable_overlap == "auto" else settings.enable_overlap == "on"
+
+
+def check_quantization(quantization: str, device: torch.device) -> None:
+    """Refuse 8-bit weights where no kernels are fast with them.
+
+    Raises:
+        ModelLoadError: the device is no CPU.
+    """
+    if quantization != "none" and device.type != "cpu":
+        raise ModelLoadError(
+            f"--quantization {quantization} runs on a CPU only, and the model is to run on {device.type}: use --device cpu,"
+            " or leave --quantization out"
+        )
 
 
 def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.device) -> Placement:

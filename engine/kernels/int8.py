@@ -98,7 +98,8 @@ def turned_groups(rows: Tensor) -> Tensor:
 
 
 def _as_groups(rows: Tensor) -> Tensor:
-    return F.pad(rows, (0, -rows.shape[-1] % GROUP_SIZE)).unflatten(-1, (-1, GROUP_SIZE))
+    groups: Tensor = F.pad(rows, (0, -rows.shape[-1] % GROUP_SIZE)).unflatten(-1, (-1, GROUP_SIZE))
+    return groups
 
 
 def _turned(groups: Tensor, num_whole: int) -> Tensor:

@@ -58,6 +58,10 @@ def plan(
     if list_models:
         _print_list(as_json=json, as_markdown=markdown)
         return
+    if quantization != "none" and device != "cpu":
+        raise CommandError(
+            f"--quantization {quantization} runs on a CPU only, got --device {device}: leave one of them out"
+        )
     from server.cli.planning import Assumptions
 
     assumptions = Assumptions(

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from engine.core import EngineCore
+from engine.errors import ModelLoadError
 from engine.kernels import cpu
+from engine.loading import check_quantization
 from engine.quantization import quantized_weights, weights_bytes
 from engine.request import FinishReason, Request
 from tests.engine.tiny_models import build_model, make_request, prompt, run, save_model, tokens
@@ -65,6 +67,12 @@ def test_the_engine_says_what_it_keeps(tiny_llama: Path, load: Load) -> None:
     assert (core.info.dtype, core.info.quantization, whole.info.quantization) == ("float32", "int8", "none")
     assert core.info.geometry == whole.info.geometry
     assert core.info.ledger.weights_bytes < 0.4 * whole.info.ledger.weights_bytes
+
+
+def test_a_gpu_is_refused_with_a_remedy() -> None:
+    with pytest.raises(ModelLoadError, match="runs on a CPU only, and the model is to run on cuda: use --device cpu"):
+        check_quantization("int8", torch.device("cuda"))
+    check_quantization("none", torch.device("cuda"))
 
 
 def test_routers_and_norms_stay_whole(tmp_path: Path) -> None:
