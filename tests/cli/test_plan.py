@@ -195,3 +195,12 @@ def test_bad_flags_are_refused(
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(tmp_path)]) == 1
     assert "config.json" in capsys.readouterr().err
+
+
+def test_8_bit_weights_are_counted_and_refused_on_a_gpu(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(folder), "--json", "--memory", "1GiB", "--quantization", "int8"]) == 0
+    # 8 bits and a share of a scale for each weight; 61 norms of 576 numbers in bfloat16.
+    num_weights = 134_515_008 - 61 * 576
+    assert json.loads(capsys.readouterr().out)["weights_bytes"] == num_weights + num_weights // 32 * 2 + 61 * 576 * 2
+    assert main(["plan", str(folder), "--quantization", "int8", "--device", "cuda"]) == 1
+    assert "--quantization int8 runs on a CPU only, got --device cuda" in capsys.readouterr().err
