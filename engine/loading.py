@@ -22,7 +22,7 @@ from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
 from engine.graphs import DecodeGraphs, GraphShapes, graph_objections, graph_sizes, record_graphs
 from engine.info import EngineInfo
-from engine.kernels.select import select_kernels
+from engine.kernels.select import select_kernels, select_sampling
 from engine.models.decoder import Decoder
 from engine.models.tensor_names import build_weight_map
 from engine.rehearsal import Stage, measure_workspace
@@ -206,6 +206,8 @@ def _choose_stage(
         block_size=settings.cache.block_size,
     )
     kernels = select_kernels(placement.device, placement.dtype, wanted)
+    # Both take PyTorch's number of threads as it is now; a process that serves may lower it for PyTorch itself.
+    select_sampling(placement.device, torch.float32)
     pack_weights(checkpoint.spec, parameters, kernels)
     passed_over = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in objections.items())
     logger.info("attention: %s%s", backend.name, f". Passed over: {passed_over}" if passed_over else "")
