@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,7 @@ from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
 from engine.graphs import DecodeGraphs, GraphShapes, graph_objections, graph_sizes, record_graphs
 from engine.info import EngineInfo
-from engine.kernels.base import Kernels
-from engine.kernels.select import select_kernels
+from engine.kernels.select import select_kernels, select_sampling
 from engine.models.decoder import Decoder
 from engine.models.tensor_names import build_weight_map
 from engine.rehearsal import Stage, measure_workspace
@@ -78,6 +78,9 @@ class Placement(NamedTuple):
     kv_cache_dtype: torch.dtype
 
 
+GetWeights = Callable[[Checkpoint, ModelSettings, Placement], dict[str, Tensor]]
+
+
 def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     """Load the checkpoint in `folder`, measure the largest step, and size the KV pool.
 
@@ -86,20 +89,28 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         KVCapacityError: the KV pool cannot hold one request of max_model_len tokens, or no step fits beside the weights.
         checkpoints.errors.CheckpointError: a file is missing, unreadable or corrupt.
     """
+    return build_engine(read_checkpoint(folder), settings, read_weights)
+
+
+def build_engine(checkpoint: Checkpoint, settings: EngineSettings, get_weights: GetWeights) -> EngineCore:
+    """An engine of weights that come from wherever `get_weights` has them.
+
+    Raises:
+        ModelLoadError: what the settings ask for is not there, or speaks against this model.
+        KVCapacityError: as in `load_engine`.
+    """
     phases = Phases()
     device = choose_device(settings.model_settings)
     check_quantization(settings.model_settings.quantization, device)
     framework_bytes = memory.process_bytes(device)
     phases.end("imports")
-    checkpoint = read_checkpoint(folder)
     placement = _place(checkpoint, settings, device)
-    kernels = select_kernels(placement.device, placement.dtype, settings.model_settings.attention_backend)
-    phases.end("kernels")
-    parameters = _load_parameters(checkpoint, settings.model_settings, placement, kernels)
+    parameters = get_weights(checkpoint, settings.model_settings, placement)
+    phases.end("weights")
     kv_format = KV_FORMATS[placement.kv_cache_dtype_name]
     geometry = checkpoint.spec.kv_geometry(kv_format.dtype_bytes, settings.cache.block_size, kv_format.scale_bytes)
-    stage, objections = _choose_stage(checkpoint, settings, placement, parameters, kernels)
-    phases.end("weights")
+    stage, objections = _choose_stage(checkpoint, settings, placement, parameters)
+    phases.end("kernels")
     pool = _size_pool(checkpoint, settings, geometry, stage)
     phases.end("rehearsal")
     sizes = _graph_sizes(settings, stage)
@@ -180,9 +191,12 @@ def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.devic
     return Placement(device, name, getattr(torch, name), kv_name, kv_cache_dtype)
 
 
-def _load_parameters(
-    checkpoint: Checkpoint, settings: ModelSettings, placement: Placement, kernels: Kernels
-) -> dict[str, Tensor]:
+def read_weights(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
+    """All parameters, from the checkpoint's files.
+
+    Raises:
+        ModelLoadError, CheckpointError: they do not fit the config, or cannot be read.
+    """
     return load_parameters(
         checkpoint.spec,
         build_weight_map(checkpoint.spec, checkpoint.tensor_names),
@@ -191,18 +205,14 @@ def _load_parameters(
         placement.device,
         allow_non_finite=settings.allow_non_finite_weights,
         quantization=settings.quantization,
-        kernels=kernels,
+        kernels=select_kernels(placement.device, placement.dtype, settings.attention_backend),
     )
 
 
 def _choose_stage(
-    checkpoint: Checkpoint,
-    settings: EngineSettings,
-    placement: Placement,
-    parameters: dict[str, Tensor],
-    kernels: Kernels,
+    checkpoint: Checkpoint, settings: EngineSettings, placement: Placement, parameters: dict[str, Tensor]
 ) -> tuple[Stage, dict[str, list[str]]]:
-    """The weights in the order of the kernels, the first attention backend without objections, and the others' objections."""
+    """Kernels, the weights in their order, the first attention backend without objections, and the others' objections."""
     wanted = settings.model_settings.attention_backend
     backend, objections = choose_backend(
         checkpoint.spec,
@@ -212,6 +222,9 @@ def _choose_stage(
         placement.kv_cache_dtype,
         block_size=settings.cache.block_size,
     )
+    kernels = select_kernels(placement.device, placement.dtype, wanted)
+    # Both take PyTorch's number of threads as it is now; a process that serves may lower it for PyTorch itself.
+    select_sampling(placement.device, torch.float32)
     pack_weights(checkpoint.spec, parameters, kernels)
     passed_over = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in objections.items())
     logger.info("attention: %s%s", backend.name, f". Passed over: {passed_over}" if passed_over else "")

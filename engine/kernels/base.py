@@ -52,6 +52,10 @@ class CompiledLayers(Protocol):
 class SamplingKernels(Protocol):
     """Draws of tokens; engine/kernels/sampling.py says what each one computes."""
 
+    def most_probable(self, logits: Tensor) -> Tensor:
+        """The most probable token of each row."""
+        ...
+
     def draw(self, logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
         """A random token for each row."""
         ...

@@ -31,6 +31,9 @@ SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "hc_apply_rope": (None, (_I, *[_P] * 3, *[_L] * 5, _I)),
     "hc_store_rows": (None, (*[_P] * 3, *[_L] * 3, _I)),
     "hc_paged_attention": (_I, (_I, *[_P] * 7, *[_L] * 9, _F, _I)),
+    "hc_argmax": (None, (*[_P] * 2, *[_L] * 2, _I)),
+    "hc_draw": (_I, (*[_P] * 4, *[_L] * 2, _I)),
+    "hc_draw_truncated": (_I, (*[_P] * 7, *[_L] * 2, _I)),
     "hc_layers": (_I, (_P, _L, _P)),
 }
 """Name -> result and argument types."""

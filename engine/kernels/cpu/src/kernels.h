@@ -31,4 +31,11 @@ EXPORT int hc_paged_attention(int dtype, const void *q, const void *k_cache, con
                               int64_t num_q_heads, int64_t num_kv_heads, int64_t k_head_dim, int64_t v_head_dim,
                               int64_t window, float softmax_scale, int num_threads);
 
+EXPORT void hc_argmax(const float *logits, int64_t *out, int64_t num_rows, int64_t vocab_size, int num_threads);
+EXPORT int hc_draw(const float *logits, const float *temperature, const double *uniform, int64_t *out, int64_t num_rows,
+                   int64_t vocab_size, int num_threads);
+EXPORT int hc_draw_truncated(const float *logits, const float *temperature, const double *uniform, const int64_t *top_k,
+                             const float *top_p, const float *min_p, int64_t *out, int64_t num_rows, int64_t vocab_size,
+                             int num_threads);
+
 #endif
