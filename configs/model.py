@@ -11,6 +11,7 @@ from configs.groups import MODEL
 
 DType = Literal["auto", "bfloat16", "float16", "float32", "float64"]
 Device = Literal["auto", "cpu", "cuda"]
+Quantization = Literal["none", "int8"]
 
 
 @Parameter(name="*", group=MODEL)
@@ -19,6 +20,9 @@ class ModelSettings(Settings):
 
     dtype: DType = "auto"
     """Number format of weights and activations, and of the KV cache unless `kv_cache_dtype` is set. auto: what the checkpoint was saved in."""
+
+    quantization: Quantization = "none"
+    """What weights are rounded to as they are loaded. int8: 8-bit integers, 8.5 bits a weight with their scales; activations are rounded in each product too. On a CPU only."""
 
     device: Device = "auto"
     """Where the model runs. auto: the GPU where PyTorch sees one, else the CPU."""

@@ -42,7 +42,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
 
     architecture: str
     dtype: str
-    """Of weights and activations."""
+    """Of activations, and of weights that are not quantized."""
     kv_cache_dtype: str
     """Of cached keys and values: `dtype`, or a format of 8 bits with scales."""
     device: str
@@ -62,6 +62,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     ledger: MemoryLedger
     startup_s: dict[str, float]
     """Phase -> seconds; the phases sum to the time from process start to ready."""
+    quantization: str = "none"
+    """What weights are rounded to: `none`, or `int8`."""
 
 
 class Observations(msgspec.Struct):

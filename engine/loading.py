@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
 from engine.graphs import DecodeGraphs, GraphShapes, graph_objections, graph_sizes, record_graphs
 from engine.info import EngineInfo
-from engine.kernels.select import select_kernels
+from engine.kernels.select import select_kernels, select_sampling
 from engine.models.decoder import Decoder
 from engine.models.tensor_names import build_weight_map
 from engine.rehearsal import Stage, measure_workspace
@@ -79,6 +80,9 @@ class Placement(NamedTuple):
     kv_cache_dtype: torch.dtype
 
 
+GetWeights = Callable[[Checkpoint, ModelSettings, Placement], dict[str, Tensor]]
+
+
 def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     """Load the checkpoint in `folder`, measure the largest step, and size the KV pool.
 
@@ -87,13 +91,23 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         KVCapacityError: the KV pool cannot hold one request of max_model_len tokens, or no step fits beside the weights.
         checkpoints.errors.CheckpointError: a file is missing, unreadable or corrupt.
     """
+    return build_engine(read_checkpoint(folder), settings, read_weights)
+
+
+def build_engine(checkpoint: Checkpoint, settings: EngineSettings, get_weights: GetWeights) -> EngineCore:
+    """An engine of weights that come from wherever `get_weights` has them.
+
+    Raises:
+        ModelLoadError: what the settings ask for is not there, or speaks against this model.
+        KVCapacityError: as in `load_engine`.
+    """
     phases = Phases()
     device = choose_device(settings.model_settings)
+    check_quantization(settings.model_settings.quantization, device)
     framework_bytes = memory.process_bytes(device)
     phases.end("imports")
-    checkpoint = read_checkpoint(folder)
     placement = _place(checkpoint, settings, device)
-    parameters = _load_parameters(checkpoint, settings.model_settings, placement)
+    parameters = get_weights(checkpoint, settings.model_settings, placement)
     phases.end("weights")
     kv_format = KV_FORMATS[placement.kv_cache_dtype_name]
     geometry = checkpoint.spec.kv_geometry(kv_format.dtype_bytes, settings.cache.block_size, kv_format.scale_bytes)
@@ -132,6 +146,7 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         num_blocks=pool.num_blocks,
         ledger=ledger,
         startup_s=phases.seconds,
+        quantization=settings.model_settings.quantization,
     )
     manager = KVCacheManager(geometry, pool.num_blocks, enable_prefix_cache=settings.cache.enable_prefix_cache)
     scheduler = Scheduler(settings.scheduler, manager)
@@ -160,6 +175,19 @@ def _overlaps(settings: SchedulerSettings, device: torch.device) -> bool:
     return device.type == "cuda" if settings.enable_overlap == "auto" else settings.enable_overlap == "on"
 
 
+def check_quantization(quantization: str, device: torch.device) -> None:
+    """Refuse 8-bit weights where no kernels are fast with them.
+
+    Raises:
+        ModelLoadError: the device is no CPU.
+    """
+    if quantization != "none" and device.type != "cpu":
+        raise ModelLoadError(
+            f"--quantization {quantization} runs on a CPU only, and the model is to run on {device.type}: use --device cpu,"
+            " or leave --quantization out"
+        )
+
+
 def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.device) -> Placement:
     name = checkpoint.dtype_name(settings.model_settings)
     kv_name = resolve_kv_cache_dtype(settings.cache.kv_cache_dtype, name)
@@ -167,7 +195,12 @@ def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.devic
     return Placement(device, name, getattr(torch, name), kv_name, kv_cache_dtype)
 
 
-def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
+def read_weights(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
+    """All parameters, from the checkpoint's files.
+
+    Raises:
+        ModelLoadError, CheckpointError: they do not fit the config, or cannot be read.
+    """
     return load_parameters(
         checkpoint.spec,
         build_weight_map(checkpoint.spec, checkpoint.tensor_names),
@@ -175,6 +208,8 @@ def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement:
         placement.dtype,
         placement.device,
         allow_non_finite=settings.allow_non_finite_weights,
+        quantization=settings.quantization,
+        kernels=select_kernels(placement.device, placement.dtype, settings.attention_backend),
     )
 
 
@@ -192,6 +227,8 @@ def _choose_stage(
         block_size=settings.cache.block_size,
     )
     kernels = select_kernels(placement.device, placement.dtype, wanted)
+    # Both take PyTorch's number of threads as it is now; a process that serves may lower it for PyTorch itself.
+    select_sampling(placement.device, torch.float32)
     pack_weights(checkpoint.spec, parameters, kernels)
     logger.info("kernels: %s, threads: %d", kernels.name, torch.get_num_threads())
     passed_over = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in objections.items())
@@ -228,7 +265,7 @@ def _build_runner(
     checkpoint: Checkpoint, stage: Stage, storage: KVStorage, pool: Pool, sizes: list[int]
 ) -> tuple[Runner, memory.GraphMemory]:
     """The runner, with graphs where there are to be some, and what these take."""
-    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels)
+    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels, stage.dtype)
     graphs, graph_memory = None, memory.GraphMemory()
     if sizes:
         graphs, graph_memory = _record_graphs(stage, decoder, storage, pool, sizes)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from engine.models.spec import Activation, DecoderSpec
@@ -49,6 +50,10 @@ class CompiledLayers(Protocol):
 class SamplingKernels(Protocol):
     """Draws of tokens; engine/kernels/sampling.py says what each one computes."""
 
+    def most_probable(self, logits: Tensor) -> Tensor:
+        """The most probable token of each row."""
+        ...
+
     def draw(self, logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
         """A random token for each row."""
         ...
@@ -87,6 +92,32 @@ class Kernels(Protocol):
 
     def grouped_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:
         """Rows of x in groups, each times the weight of its group."""
+        ...
+
+    def quantize_weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Round a weight to 8-bit integers and scales."""
+        ...
+
+    def pack_int8(self, weight: Tensor, scale: Tensor, depth: int) -> None:
+        """Bring a weight of 8-bit integers into the order that the following read, in place; once only."""
+        ...
+
+    def gather_rows_int8(
+        self, weight: Tensor, scale: Tensor, row_ids: Tensor, depth: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Rows of a weight that `pack_int8` had."""
+        ...
+
+    def linear_int8(
+        self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """`linear` with a weight that `pack_int8` had."""
+        ...
+
+    def grouped_linear_int8(
+        self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, counts: Tensor
+    ) -> Tensor:
+        """`grouped_linear` with weights that `pack_int8` had."""
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, weight_offset: float = 0.0) -> Tensor:

@@ -40,7 +40,8 @@ class Geometry(BaseModel):
     num_q_heads: int = Field(description="Of the first layer, like num_kv_heads and head_dim.")
     num_kv_heads: int
     head_dim: int
-    dtype: str = Field(description="Of weights and activations.")
+    dtype: str = Field(description="Of activations, and of weights that are not quantized.")
+    quantization: str = Field(description="Of the weights: none, or int8.")
     kv_cache_dtype: str = Field(
         description="Of cached keys and values; the 8-bit formats have a scale for each in a head."
     )
@@ -190,6 +191,7 @@ def _geometry(info: EngineInfo) -> Geometry:
         num_kv_heads=first.num_kv_heads,
         head_dim=first.k_head_dim,
         dtype=info.dtype,
+        quantization=info.quantization,
         kv_cache_dtype=info.kv_cache_dtype,
         block_size=geometry.block_size,
         bytes_per_token=geometry.bytes_per_token,

@@ -39,6 +39,7 @@ async def test_a_loaded_model_shows_everything() -> None:
         "num_kv_heads": 3,
         "head_dim": 64,
         "dtype": "bfloat16",
+        "quantization": "none",
         "kv_cache_dtype": "bfloat16",
         "block_size": 16,
         "bytes_per_token": 23_040,

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from engine.quantization import num_groups, stored_depth
+
 
 def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """A contiguous tensor of this shape and dtype on the CPU.
@@ -12,6 +14,17 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch
     """
     if tensor.shape != shape or tensor.dtype is not dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
         raise ValueError(f"{name}: expected contiguous {dtype} {list(shape)}, got {describe(tensor)}")
+
+
+def check_quantized(name: str, weight: Tensor, scale: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse anything but the integers and scales of a weight of this shape.
+
+    Raises:
+        ValueError: one of them is something else.
+    """
+    *rows, depth = shape
+    check_tensor(f"{name}.weight", weight, (*rows, stored_depth(depth)), torch.int8)
+    check_tensor(f"{name}.scale", scale, (*rows, num_groups(depth)), torch.bfloat16)
 
 
 def check_rows(name: str, tensor: Tensor, num_dims: int, dtype: torch.dtype) -> int:

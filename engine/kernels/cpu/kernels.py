@@ -10,6 +10,7 @@ from engine.kernels.build import load_library
 from engine.kernels.coverage import ACTIVATIONS, can_fuse
 from engine.kernels.cpu import attention
 from engine.kernels.cpu.checks import check_rows, check_tensor, describe
+from engine.kernels.cpu.int8 import Int8Kernels
 from engine.kernels.cpu.layers import NativeLayers
 from engine.kernels.cpu.library import DTYPES, native_level, native_library
 from engine.models.spec import Activation, DecoderSpec
@@ -28,7 +29,7 @@ def objections(device: torch.device, dtype: torch.dtype) -> list[str]:
     return reasons
 
 
-class CpuKernels:
+class CpuKernels(Int8Kernels):
     """engine.kernels.base.Kernels in native code, for contiguous tensors of one dtype on the CPU.
 
     Args:
@@ -42,10 +43,9 @@ class CpuKernels:
     has_graphable_experts = False
 
     def __init__(self, dtype: torch.dtype, num_threads: int | None = None) -> None:
+        super().__init__(dtype, num_threads or torch.get_num_threads())
         library = native_library()
         self.name = f"cpu ({native_level()})"
-        self._dtype, self._code = dtype, DTYPES[dtype]
-        self._num_threads = num_threads or torch.get_num_threads()
         self._pack, self._gather_rows = library.hc_pack, library.hc_gather_rows
         self._linear, self._rms_norm, self._activate = library.hc_linear, library.hc_rms_norm, library.hc_activate
         self._rope = library.hc_apply_rope
@@ -224,7 +224,7 @@ class CpuKernels:
         Raises:
             ValueError: a parameter is not what it should be.
         """
-        return NativeLayers(spec, parameters, self._num_threads) if can_fuse(spec) else None
+        return NativeLayers(spec, parameters, self._dtype, self._num_threads) if can_fuse(spec) else None
 
     def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         """A contiguous tensor of this shape and the kernels' dtype on the CPU."""

@@ -9,15 +9,17 @@ from torch import Tensor
 from engine.kernels.base import PagedStep
 from engine.kernels.coverage import ACTIVATIONS, dense_mlp, scratch_widths
 from engine.kernels.cpu.attention import check_cache, pointer, raise_for
-from engine.kernels.cpu.checks import check_tensor
+from engine.kernels.cpu.checks import check_quantized, check_tensor
 from engine.kernels.cpu.library import DTYPES, KV_DTYPES, NO_WINDOW, native_library
 from engine.models.spec import DecoderSpec
+from engine.quantization import scale_name
 from kvcache.storage import LayerCache
 
 _POINTERS = (
     *("attention_norm", "qkv", "qkv_bias", "o", "o_bias"),
     *("mlp_norm", "up", "up_bias", "down", "down_bias", "k_cache", "v_cache"),
     *("k_scale", "v_scale"),
+    *("qkv_scale", "o_scale", "up_scale", "down_scale"),
 )
 _SIZES = ("num_q_heads", "num_kv_heads", "k_head_dim", "v_head_dim", "window", "intermediate_size", "group")
 _STEP_POINTERS = (
@@ -53,17 +55,20 @@ class NativeLayers:
 
     Args:
         spec: engine.kernels.coverage says that they `can_fuse` it.
-        parameters: every name of spec.parameter_shapes(), contiguous, in one dtype of the kernels', on the CPU.
+        parameters: every name of spec.parameter_shapes(), contiguous, in `dtype` or as 8-bit integers beside their
+            scales, on the CPU.
+        dtype: of activations, one of the kernels'.
         num_threads: that share the work.
 
     Raises:
         ValueError: a parameter is not what it should be.
     """
 
-    def __init__(self, spec: DecoderSpec, parameters: Mapping[str, Tensor], num_threads: int) -> None:
+    def __init__(
+        self, spec: DecoderSpec, parameters: Mapping[str, Tensor], dtype: torch.dtype, num_threads: int
+    ) -> None:
         self._run = native_library().hc_layers
-        self._dtype = parameters["embed.weight"].dtype
-        self._spec = spec
+        self._dtype, self._spec = dtype, spec
         rope, mlp = spec.layers[0].rope, dense_mlp(spec.layers[0])
         self._kept = [t for name, t in parameters.items() if name.startswith("layers.")]
         _check_parameters(spec, parameters, self._dtype)
@@ -154,12 +159,17 @@ def _describe(spec: DecoderSpec, layer_idx: int, parameters: Mapping[str, Tensor
     )
     names = {"qkv": "qkv", "o": "o", "up": dense_mlp(layer).up_name, "down": "down"}
     for field, name in names.items():
-        bias = parameters.get(f"{prefix}.{name}.bias")
         setattr(result, field, parameters[f"{prefix}.{name}.weight"].data_ptr())
-        setattr(result, f"{field}_bias", None if bias is None else bias.data_ptr())
+        for kind in ("bias", "scale"):
+            tensor = parameters.get(f"{prefix}.{name}.{kind}")
+            setattr(result, f"{field}_{kind}", None if tensor is None else tensor.data_ptr())
     return result
 
 
 def _check_parameters(spec: DecoderSpec, parameters: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     for name, shape in spec.parameter_shapes().items():
-        check_tensor(name, parameters[name], shape, dtype)
+        scale = parameters.get(scale_name(name))
+        if scale is None:
+            check_tensor(name, parameters[name], shape, dtype)
+        else:
+            check_quantized(name.removesuffix(".weight"), parameters[name], scale, shape)

@@ -29,6 +29,7 @@ from engine.models.spec import (
     QKNormSpec,
     RopeSpec,
 )
+from engine.quantization import quantized_weights, scale_name
 from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
 from engine.weights import pack_weights
 from kvcache.storage import EIGHT_BIT_DTYPES, SCALE_DTYPE, KVStorage
@@ -85,14 +86,19 @@ def hidden_states(
     kernels: Kernels,
     backend: type[AttentionBackend],
     kv_dtype: torch.dtype | None = None,
+    *,
+    quantization: str = "none",
 ) -> Tensor:
     """Two steps: a ragged prefill, then one token of each with a new prompt beside them."""
-    dtype, device = kv_dtype or parameters["embed.weight"].dtype, torch.device("cpu")
-    geometry = spec.kv_geometry(dtype.itemsize, BLOCK_SIZE, SCALE_DTYPE.itemsize if kv_dtype else 0)
-    storage = KVStorage(geometry, 40 * len(geometry.groups), dtype, device)
+    dtype, device = parameters["embed.weight"].dtype, torch.device("cpu")
+    kept = kv_dtype or dtype
+    geometry = spec.kv_geometry(kept.itemsize, BLOCK_SIZE, SCALE_DTYPE.itemsize if kv_dtype else 0)
+    storage = KVStorage(geometry, 40 * len(geometry.groups), kept, device)
     packed = {name: tensor.clone() for name, tensor in parameters.items()}
+    for name in quantized_weights(spec, quantization):
+        packed[name], packed[scale_name(name)] = kernels.quantize_weight(packed[name])
     pack_weights(spec, packed, kernels)
-    decoder, attention = Decoder(spec, packed, 64, kernels), backend(spec, storage)
+    decoder, attention = Decoder(spec, packed, 64, kernels, dtype), backend(spec, storage)
     prompts = [[i % 50 for i in range(length)] for length in (17, 1, 6)]
     requests = [
         Request(request_id=str(i), prompt_token_ids=[*ids, 7], sampling_params=SamplingParams())
@@ -129,9 +135,12 @@ SPECS = {
 def test_equals_the_kernels_one_by_one(name: str, dtype: torch.dtype, native: Native) -> None:
     spec = make_spec(**SPECS[name])
     parameters = make_parameters(spec, dtype)
-    together = hidden_states(spec, parameters, native(dtype), CpuBackend)
     assert can_fuse(spec)
-    assert torch.equal(together, hidden_states(spec, parameters, LayerByLayer(dtype), CpuBackend))
+    for quantization in ("none", "int8"):
+        together = hidden_states(spec, parameters, native(dtype), CpuBackend, quantization=quantization)
+        assert torch.equal(
+            together, hidden_states(spec, parameters, LayerByLayer(dtype), CpuBackend, quantization=quantization)
+        )
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -220,6 +229,12 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
         kernels.compile_layers(spec, {**parameters, "layers.0.o.weight": torch.zeros(40, 97)})
     with pytest.raises(ValueError, match=r"layers\.1\.qkv\.bias"):
         kernels.compile_layers(spec, {**parameters, "layers.1.qkv.bias": torch.zeros(152, dtype=torch.float64)})
+    numbers, scale = kernels.quantize_weight(parameters["layers.0.down.weight"])
+    quantized = {**parameters, "layers.0.down.weight": numbers, "layers.0.down.scale": scale[:, :1]}
+    with pytest.raises(ValueError, match=r"layers\.0\.down\.scale: expected contiguous torch\.bfloat16"):
+        kernels.compile_layers(spec, quantized)
+    with pytest.raises(ValueError, match=r"layers\.0\.down\.weight"):
+        kernels.compile_layers(spec, {**parameters, "layers.0.down.weight": numbers})
 
 
 def paged_step(spec: DecoderSpec, num_tokens: int) -> PagedStep:

@@ -9,6 +9,14 @@ EXPORT void hc_gather_rows(int dtype, const void *weight, const int64_t *row_ids
                            int64_t width, int64_t depth, int num_threads);
 EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *bias, const void *residual, void *y,
                      int64_t num_rows, int64_t width, int64_t depth, int num_threads);
+EXPORT void hc_quantize_int8(int dtype, const void *weight, int8_t *numbers, uint16_t *scale, int64_t width,
+                             int64_t depth, int num_threads);
+EXPORT int hc_pack_int8(int8_t *weight, uint16_t *scale, int64_t width, int64_t depth, int num_threads);
+EXPORT void hc_gather_rows_int8(int dtype, const int8_t *weight, const uint16_t *scale, const int64_t *row_ids,
+                                void *out, int64_t num_ids, int64_t width, int64_t depth, int num_threads);
+EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const uint16_t *scale, const void *bias,
+                          const void *residual, void *y, int64_t num_rows, int64_t width, int64_t depth,
+                          int num_threads);
 EXPORT void hc_rms_norm(int dtype, const void *x, const void *weight, void *y, int64_t num_rows, int64_t width,
                         int64_t stride, float eps, int num_threads);
 EXPORT void hc_activate(int dtype, const void *x, void *y, int64_t num_rows, int64_t width, int kind, int is_gated,
@@ -48,5 +56,12 @@ typedef struct {
 } Attention;
 
 EXPORT int hc_paged_attention(const Attention *args);
+
+EXPORT void hc_argmax(const float *logits, int64_t *out, int64_t num_rows, int64_t vocab_size, int num_threads);
+EXPORT int hc_draw(const float *logits, const float *temperature, const double *uniform, int64_t *out, int64_t num_rows,
+                   int64_t vocab_size, int num_threads);
+EXPORT int hc_draw_truncated(const float *logits, const float *temperature, const double *uniform, const int64_t *top_k,
+                             const float *top_p, const float *min_p, int64_t *out, int64_t num_rows, int64_t vocab_size,
+                             int num_threads);
 
 #endif
