@@ -14,8 +14,9 @@ from configs.serve import ServeSettings
 
 ENV_PREFIX = "HEADCOUNT_"
 PRESETS = Path(__file__).parent / "presets"
-OTHER_ENV = frozenset({"cache_dir", "config", "preset", "url"})
-"""Variables that are read elsewhere: where models are kept, the two sources themselves, and the server to talk to."""
+OTHER_ENV = frozenset({"cache_dir", "config", "cpu_level", "preset", "url"})
+"""Variables that are read elsewhere: where models are kept, the two sources themselves, the server to talk to, and which
+instructions native kernels may use."""
 
 
 class Layer(NamedTuple):

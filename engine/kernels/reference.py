@@ -9,9 +9,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.kernels.int8 import quantize_weight
+from engine.kernels.int8_linear import gather_rows_int8, grouped_linear_int8, linear_int8, pack_int8
 from engine.kernels.quantization import dequantize, quantize
 from engine.models.spec import Activation, DecoderSpec
 from kvcache.storage import LayerCache
+
+__all__ = [
+    "activate",
+    "activate_and_multiply",
+    "apply_rope",
+    "compile_layers",
+    "gather_rows",
+    "gather_rows_int8",
+    "grouped_linear",
+    "grouped_linear_int8",
+    "has_graphable_experts",
+    "layer_norm",
+    "linear",
+    "linear_int8",
+    "name",
+    "pack",
+    "pack_int8",
+    "paged_attention",
+    "quantize_weight",
+    "rms_norm",
+    "store_kv",
+]
 
 name = "reference"
 has_graphable_experts = False

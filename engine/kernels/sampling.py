@@ -63,6 +63,18 @@ def apply_token_mask(logits: Tensor, rows: Tensor, token_mask: Tensor) -> None:
     logits[rows] = logits[rows].masked_fill_(is_ruled_out, -torch.inf)
 
 
+def most_probable(logits: Tensor) -> Tensor:
+    """The most probable token of each row; of equally probable ones the first.
+
+    Args:
+        logits: [num_rows, vocab_size].
+
+    Returns:
+        [num_rows] int64.
+    """
+    return logits.argmax(dim=-1)
+
+
 def draw(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
     """A random token for each row.
 

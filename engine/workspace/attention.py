@@ -14,7 +14,7 @@ SCALE_BYTES = 2
 
 def plan_bytes(layers: tuple[LayerSpec, ...], num_groups: int, size: StepSize, method: Method) -> int:
     """What the backend keeps for all layers of a step: the reference, which key each query may see."""
-    if method.is_native_attention:
+    if method.is_native:
         return 0
     windows = {layer.sliding_window for layer in layers}
     total = 0
@@ -33,7 +33,7 @@ def num_keys(query_len: int, seq_len: int, window: int | None) -> int:
 def attention_bytes(layer: LayerSpec, size: StepSize, method: Method) -> int:
     """Most memory at a time from queries, keys and values to the output, the output included."""
     out = size.num_rows * layer.o_width * method.dtype_bytes
-    if method.is_native_attention:
+    if method.is_native:
         return out + _run_bytes(layer, size)
     return out + max(_batch_bytes(layer, batch, method) for batch in size.batches)
 
