@@ -76,7 +76,9 @@ class ChatTemplate:
         environment = _environment()
         self.source = source
         self._template = environment.from_string(source.text)
-        used = meta.find_undeclared_variables(environment.parse(source.text))
+        names = _NamesAhead(environment)
+        names.visit(environment.parse(source.text))
+        used = names.undeclared_identifiers
         self.variables = frozenset(used) - GIVEN - set(environment.globals) - set(SPECIAL_TOKENS)
         self.takes_tools = "tools" in used
 
@@ -138,6 +140,14 @@ class _NothingAhead(CodeGenerator):
         if not all(isinstance(option.value, nodes.Const) for option in node.options):
             self.fail("autoescape takes true or false here", node.lineno)
         super().visit_EvalContextModifier(node, frame)
+
+
+class _NamesAhead(_NothingAhead, meta.TrackingCodeGenerator):
+    """Finds the names that a template reads, and works nothing out either."""
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.optimizer = None
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
