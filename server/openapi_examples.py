@@ -34,11 +34,11 @@ class Example(NamedTuple):
         """A program."""
         if self.python:
             return f"{OPENAI}{self.python}"
-        how = f'get("{BASE_URL}{self.path}")'
-        if self.body is not None:
-            how = f'post("{BASE_URL}{self.path}", json={_python(self.body)})'
-        is_json = self.path != "/metrics"
-        return f"import httpx\n\nprint(httpx.{how}.{'json()' if is_json else 'text'})"
+        told = "text" if self.path == "/metrics" else "json()"
+        if self.body is None:
+            return f'import httpx\n\nprint(httpx.get("{BASE_URL}{self.path}").{told})'
+        lines = f'body = {_python(self.body)}\nprint(httpx.post("{BASE_URL}{self.path}", json=body).{told})'
+        return f"import httpx\n\n{lines}"
 
 
 OPENAI = f'''from openai import OpenAI
