@@ -21,8 +21,16 @@ if TYPE_CHECKING:
     from server.tokenizer import Tokenizer
 
 __all__ = [
-    *("LLM", "EngineSettings", "FinishReason", "Generation", "SamplingParams", "main"),
-    *("ablate_heads", "convert_heads", "inspect_heads", "prune_heads"),
+    "LLM",
+    "EngineSettings",
+    "FinishReason",
+    "Generation",
+    "SamplingParams",
+    "ablate_heads",
+    "convert_heads",
+    "inspect_heads",
+    "main",
+    "prune_heads",
 ]
 
 Prompt = str | list[int]

@@ -143,7 +143,7 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
     assert 'Did you mean "serve"?' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["serve", "import", "chat", "plan", "bench"])
+@pytest.mark.parametrize("command", ["serve", "import", "chat", "plan", "bench", "heads"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"Usage: headcount {command}")
