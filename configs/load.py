@@ -18,8 +18,9 @@ ENV_PREFIX = "HEADCOUNT_"
 PRESETS = Path(__file__).parent / "presets"
 PRESET_KINDS: dict[str, type[Settings]] = {"compare": CompareSettings}
 """Whose settings a preset holds, where they are not those of `headcount serve`."""
-OTHER_ENV = frozenset({"cache_dir", "config", "preset", "url"})
-"""Variables that are read elsewhere: where models are kept, the two sources themselves, and the server to talk to."""
+OTHER_ENV = frozenset({"cache_dir", "config", "cpu_level", "preset", "url"})
+"""Variables that are read elsewhere: where models are kept, the two sources themselves, the server to talk to, and which
+instructions native kernels may use."""
 
 
 class Layer(NamedTuple):

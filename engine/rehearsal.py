@@ -43,7 +43,7 @@ class Stage(NamedTuple):
         kernels: of its layers.
         backend: of its attention.
         block_size: tokens in a block.
-        dtype: of weights and activations.
+        dtype: of activations, and of weights that are not quantized.
         kv_cache_dtype: of keys and values.
         scale_bytes: of the scale of a head's key, where the cache is 8 bits wide.
         device: where everything is.
@@ -115,7 +115,7 @@ def build_rehearsal(stage: Stage, max_model_len: int) -> tuple[Runner, int]:
     spec, parameters = _largest_layers(stage.spec, stage.parameters)
     geometry = spec.kv_geometry(stage.kv_cache_dtype.itemsize, stage.block_size, stage.scale_bytes)
     storage = KVStorage(geometry, 1, stage.kv_cache_dtype, stage.device)
-    decoder = Decoder(spec, parameters, max_model_len, stage.kernels)
+    decoder = Decoder(spec, parameters, max_model_len, stage.kernels, stage.dtype)
     attention = stage.backend(spec, storage)
     runner = Runner(decoder, attention, block_size=stage.block_size, eos_token_ids=[], device=stage.device)
     return runner, len(geometry.groups)

@@ -48,8 +48,13 @@ def sample(logits: Tensor, wanted: SamplingTensors) -> Tensor:
         [num_rows] int64.
     """
     adjust_logits(logits, wanted)
-    token_ids = logits.argmax(dim=-1)
-    for draws, draw in ((wanted.plain, _draw), (wanted.truncated, _draw_truncated)):
+    kinds = ((wanted.plain, _draw), (wanted.truncated, _draw_truncated))
+    # Where all rows are drawn in one way, as in most steps, none is copied.
+    for draws, draw in kinds:
+        if draws.rows.numel() == len(logits):
+            return draw(logits, draws)
+    token_ids = select_sampling(logits.device, logits.dtype).most_probable(logits)
+    for draws, draw in kinds:
         if draws.rows.numel():
             token_ids[draws.rows] = draw(logits[draws.rows], draws)
     return token_ids

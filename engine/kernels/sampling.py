@@ -49,6 +49,18 @@ def apply_penalties(
     logits -= torch.where(counts > 0, presence_penalty + frequency_penalty * counts, 0.0)
 
 
+def most_probable(logits: Tensor) -> Tensor:
+    """The most probable token of each row; of equally probable ones the first.
+
+    Args:
+        logits: [num_rows, vocab_size].
+
+    Returns:
+        [num_rows] int64.
+    """
+    return logits.argmax(dim=-1)
+
+
 def draw(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
     """A random token for each row.
 

@@ -40,6 +40,7 @@ def make_info(
         dtype="bfloat16",
         kv_cache_dtype=kv_cache_dtype,
         device="cpu",
+        kernels="cpu (generic)",
         attention_backend="reference",
         attention_objections={"flash": ["needs a CUDA device"]},
         vocab_size=100,
