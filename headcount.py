@@ -11,12 +11,28 @@ from configs.engine import EngineSettings
 from configs.fields import with_overrides
 from engine.errors import RequestRefusedError
 from engine.request import FinishReason, Request, SamplingParams, TokenDelta, TokenLogprobs
+from heads.results import Ablation, Conversion, Inspection, Pruning
 from server.cli.app import main
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from heads.pooling import Method
     from server.tokenizer import Tokenizer
 
-__all__ = ["LLM", "EngineSettings", "FinishReason", "Generation", "SamplingParams", "main"]
+__all__ = [
+    "LLM",
+    "EngineSettings",
+    "FinishReason",
+    "Generation",
+    "SamplingParams",
+    "ablate_heads",
+    "convert_heads",
+    "inspect_heads",
+    "main",
+    "prune_heads",
+]
 
 Prompt = str | list[int]
 
@@ -212,6 +228,47 @@ class _Job:
             prompt_logprobs=self._prompt_logprobs,
             num_cached_tokens=self.request.num_cached_tokens,
         )
+
+
+def convert_heads(
+    model: str, destination: "Path", num_kv_heads: int, method: "Method" = "mean", *, text: str = ""
+) -> Conversion:
+    """Write a model with another number of key/value heads; see heads.convert."""
+    from checkpoints.resolve import resolve_model
+    from heads import convert
+
+    return convert.convert_heads(resolve_model(model), destination, num_kv_heads, method, text=text)
+
+
+def inspect_heads(model: str, text: str, window_tokens: int) -> Inspection:
+    """Look at every head of a model while it reads a text; see heads.inspection."""
+    from checkpoints.resolve import resolve_model
+    from heads import inspection
+
+    return inspection.inspect_heads(resolve_model(model), text, window_tokens, model=model)
+
+
+def ablate_heads(model: str, text: str, num_heads: int, window_tokens: int) -> Ablation:
+    """Leave out the heads of most and of least importance, one at a time; see heads.ablation."""
+    from checkpoints.resolve import resolve_model
+    from heads import ablation
+
+    return ablation.ablate_heads(resolve_model(model), text, num_heads, window_tokens, model=model)
+
+
+def prune_heads(
+    model: str,
+    destination: "Path",
+    *,
+    fraction: float | None = None,
+    heads: "Sequence[tuple[int, int]]" = (),
+    text: str = "",
+) -> Pruning:
+    """Write a model with fewer heads, and measure it; see heads.prune."""
+    from checkpoints.resolve import resolve_model
+    from heads import prune
+
+    return prune.prune_heads(resolve_model(model), destination, fraction=fraction, heads=heads, text=text)
 
 
 def _as_list(prompts: Prompt | list[str] | list[list[int]]) -> list[Prompt]:

@@ -1,14 +1,19 @@
 """Where the server listens, and what a client may ask of it."""
 
 import ipaddress
-from typing import Self
+import re
+from pathlib import Path
+from typing import Annotated, Self
 
 from cyclopts import Parameter
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from configs.base import Settings
 from configs.groups import HTTP
 from configs.sizes import Bytes
+
+ORIGIN = re.compile(r"https?://[^/\s?#]+")
+"""What browsers send as `Origin`."""
 
 
 @Parameter(name="*", group=HTTP)
@@ -21,11 +26,29 @@ class HTTPSettings(Settings):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to bind; 0 takes a free one (the log names it)."""
 
-    api_key: SecretStr | None = None
-    """Key that clients send as `Authorization: Bearer KEY`. Unset: no key is asked for."""
+    api_key: SecretStr | None = Field(default=None, min_length=1)
+    """Key that clients send as `Authorization: Bearer KEY`. Unset, and no file of keys: no key is asked for."""
+
+    api_key_file: Path | None = None
+    """File of such keys, one a line; read again on SIGHUP. A line that begins with # is a comment."""
+
+    admin_key: SecretStr | None = Field(default=None, min_length=1)
+    """Key for what shows others' requests; it opens all the rest too. Unset, and no file: whoever may come in sees it."""
+
+    admin_key_file: Path | None = None
+    """File of admin keys, one a line; read again on SIGHUP."""
 
     insecure: bool = False
     """Allow a bind address beyond loopback without an `api_key`: everybody who reaches it can use it."""
+
+    cors_origins: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    """Web page whose scripts may call this server, as `https://example.org`; repeat it for several. `*`: any page."""
+
+    tls_certificate: Path | None = None
+    """PEM file of the certificate chain, to serve HTTPS; read again on SIGHUP. Needs `tls_key`."""
+
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key, without a password."""
 
     max_body_bytes: Bytes = Field(default=2_000_000, ge=1)
     """Largest request body; a larger one is refused (HTTP 413)."""
@@ -51,14 +74,33 @@ class HTTPSettings(Settings):
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """Seconds that running requests get to finish after SIGTERM."""
 
+    max_compare_s: float = Field(default=1800.0, gt=0)
+    """Seconds that a comparison (POST /v1/compare) may take; one that takes longer is ended."""
+
     @model_validator(mode="after")
     def _others_need_a_key(self) -> Self:
-        if not (is_loopback(self.host) or self.api_key or self.insecure):
+        if not (is_loopback(self.host) or self.api_key or self.api_key_file or self.insecure):
             raise ValueError(
                 f"host {self.host} can be reached from other machines: set an api_key, or bind 127.0.0.1,"
                 " or allow everybody in with insecure"
             )
         return self
+
+    @model_validator(mode="after")
+    def _a_certificate_has_a_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: give both, or neither for plain HTTP")
+        return self
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_can_match(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"must hold origins such as https://example.org (no path, no / at the end), got {origin}"
+                )
+        return origins
 
 
 def is_loopback(host: str) -> bool:

@@ -112,11 +112,14 @@ class EngineClient:
         read_token_bytes: what its tokens stand for; called when the first request with a grammar comes.
 
     Attributes:
+        folder: the checkpoint.
+        settings: what the engine process is told.
         state: what the process does now.
         failure: why the model cannot be loaded, if so.
         info: the loaded engine's facts; None until it was ready once.
         stats: the newest snapshot.
         num_restarts: how often the process had to be started again.
+        num_requests: that were sent to it so far.
         on_stats: called with every snapshot.
     """
 
@@ -133,9 +136,10 @@ class EngineClient:
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
         self.num_restarts = 0
+        self.num_requests = 0
         self.on_stats: Callable[[EngineStats], None] | None = None
-        self._folder = folder
-        self._settings = settings
+        self.folder = folder
+        self.settings = settings
         self._read_token_bytes = read_token_bytes
         self._has_sent_token_bytes = False
         self._streams: dict[str, DeltaStream] = {}
@@ -176,7 +180,7 @@ class EngineClient:
             EngineUnavailableError: the engine is loading, restarting or stopped.
         """
         check_request(request, self._ready_info())
-        scheduler = self._settings.scheduler
+        scheduler = self.settings.scheduler
         if len(self._streams) >= scheduler.max_num_seqs + scheduler.max_num_waiting:
             raise QueueFullError(
                 f"{scheduler.max_num_waiting} requests wait already, which is the limit; try again later",
@@ -184,6 +188,7 @@ class EngineClient:
             )
         stream = DeltaStream(request.request_id, self._close_stream)
         self._streams[request.request_id] = stream
+        self.num_requests += 1
         if request.sampling_params.grammar and not self._has_sent_token_bytes:
             self._send(Learn(self._read_token_bytes()))
             self._has_sent_token_bytes = True
@@ -282,7 +287,7 @@ class EngineClient:
             env={"THP_MEM_ALLOC_ENABLE": "1", **os.environ},
         )
         if process.stdin is not None:
-            launch = Launch.of(address, str(self._folder), self._settings)
+            launch = Launch.of(address, str(self.folder), self.settings)
             process.stdin.write(msgspec.json.encode(launch) + b"\n")
         return process
 

@@ -92,16 +92,22 @@ def pack_weights(spec: DecoderSpec, parameters: dict[str, Tensor], kernels: Kern
             kernels.pack_int8(parameters[name], scale, shapes[name][-1])
 
 
+def named_sources(weight_map: WeightMap, headers: Iterable[str]) -> dict[str, WeightSource]:
+    """Checkpoint tensor name -> source, with the family's prefix taken off where `headers` leave it off."""
+    prefix = weight_map.optional_prefix
+    sources = {source.name: source for source in weight_map.sources}
+    if prefix and not any(name.startswith(prefix) for name in headers):
+        sources = {name.removeprefix(prefix): source for name, source in sources.items()}
+    return sources
+
+
 def match_names(weight_map: WeightMap, headers: Iterable[str]) -> dict[str, WeightSource]:
-    """Checkpoint tensor name -> source, with the family's prefix taken off where the checkpoint leaves it off.
+    """`named_sources` of a checkpoint that has all of them and no others.
 
     Raises:
         ModelLoadError: tensors are missing or left over.
     """
-    given, prefix = set(headers), weight_map.optional_prefix
-    sources = {source.name: source for source in weight_map.sources}
-    if prefix and not any(name.startswith(prefix) for name in given):
-        sources = {name.removeprefix(prefix): source for name, source in sources.items()}
+    given, sources = set(headers), named_sources(weight_map, headers)
     missing = sources.keys() - given
     known = {*sources, weight_map.table_again}
     extra = {name for name in given - known if not any(re.fullmatch(p, name) for p in weight_map.ignored)}
@@ -121,7 +127,7 @@ def check_tensors(
         ModelLoadError: naming the tensor, what was expected and what it is.
     """
     for name, source in sources.items():
-        header, expected = headers[name], _expected_shape(source, shapes[source.parameter])
+        header, expected = headers[name], expected_shape(source, shapes[source.parameter])
         if tuple(header.shape) != expected:
             raise ModelLoadError(f"tensor {name!r}: expected shape {list(expected)}, got {list(header.shape)}")
         if header.dtype not in SAFETENSORS_DTYPES:
@@ -129,7 +135,7 @@ def check_tensors(
             raise ModelLoadError(f"tensor {name!r}: expected dtype {allowed}, got {header.dtype}")
 
 
-def _expected_shape(source: WeightSource, shape: tuple[int, ...]) -> tuple[int, ...]:
+def expected_shape(source: WeightSource, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the checkpoint's tensor that fills `source` of a parameter of this shape."""
     if source.member is not None:
         shape = shape[1:]
@@ -137,12 +143,12 @@ def _expected_shape(source: WeightSource, shape: tuple[int, ...]) -> tuple[int, 
         shape = (source.rows[1] - source.rows[0], *shape[1:])
     if source.order is not None:
         dims = list(shape)
-        dims[_row_dim(source, len(shape))] = source.order.num_rows
+        dims[row_dim(source, len(shape))] = source.order.num_rows
         shape = tuple(dims)
     return (*shape[:-2], shape[-1], shape[-2]) if source.is_transposed else shape
 
 
-def _row_dim(source: WeightSource, num_dims: int) -> int:
+def row_dim(source: WeightSource, num_dims: int) -> int:
     """Which dimension of a tensor its rows are: the one before the last, but in biases and norms."""
     return -1 if num_dims == 1 or source.parameter.endswith(".bias") else -2
 
@@ -176,7 +182,7 @@ def _fill(
             with safe_open(path, framework="pt") as file:
                 for name in names:
                     tensor = stager.stage(file.get_tensor(name))
-                    filled = _copy(tensor, sources[name], parameters)
+                    filled = copy_tensor(tensor, sources[name], parameters)
                     if not allow_non_finite:
                         check_finite(name, tensor, filled)
                     parameter = sources[name].parameter
@@ -226,8 +232,8 @@ def check_table(header: TensorHeader, sources: dict[str, WeightSource], paramete
     with safe_open(header.file, framework="pt") as file:
         tensor = file.get_tensor(header.name)
     table = parameters["embed.weight"]
-    is_same = tuple(header.shape) == _expected_shape(source, tuple(table.shape))
-    if not is_same or not _copy(tensor, source, {"embed.weight": torch.empty_like(table)}).equal(table):
+    is_same = tuple(header.shape) == expected_shape(source, tuple(table.shape))
+    if not is_same or not copy_tensor(tensor, source, {"embed.weight": torch.empty_like(table)}).equal(table):
         raise ModelLoadError(
             f"tensor {header.name!r}: expected the same as {source.name!r}, since the config ties them"
             " (tie_word_embeddings), got another; set tie_word_embeddings to false in config.json"
@@ -240,7 +246,7 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(low.isfinite() & high.isfinite())
 
 
-def _copy(tensor: Tensor, source: WeightSource, parameters: dict[str, Tensor]) -> Tensor:
+def copy_tensor(tensor: Tensor, source: WeightSource, parameters: dict[str, Tensor]) -> Tensor:
     """Copy a checkpoint tensor to its place in a parameter; that place."""
     target = parameters[source.parameter]
     if source.member is not None:
@@ -251,7 +257,7 @@ def _copy(tensor: Tensor, source: WeightSource, parameters: dict[str, Tensor]) -
         tensor = tensor.transpose(-1, -2)
     if source.order is not None:
         tensor = tensor.index_select(
-            _row_dim(source, tensor.dim()), torch.tensor(source.order.rows, device=tensor.device)
+            row_dim(source, tensor.dim()), torch.tensor(source.order.rows, device=tensor.device)
         )
     return target.copy_(tensor)
 

@@ -18,7 +18,7 @@ from server.errors import install_error_handlers
 from server.limits import BodyLimitMiddleware
 from server.openapi import ERRORS, install_openapi
 from server.request_id import RequestIdMiddleware
-from server.routes import chat, completions, health, kv, kv_blocks, kv_plan, models, requests, tokenize
+from server.routes import chat, compare, completions, health, kv, kv_blocks, kv_plan, models, requests, tokenize
 from server.served_model import ServedModel, ServerState
 from server.start_report import print_start
 
@@ -29,8 +29,11 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
     """The application that serves `served`; its lifespan starts and ends their engines.
 
     Args:
-        http: limits and the API key.
+        http: limits and keys.
         served: the models by name.
+
+    Raises:
+        SettingsError: a key file cannot be used.
     """
     state = ServerState(http, served, created_s=int(time.time()))
     app = FastAPI(
@@ -43,14 +46,13 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel]) -> FastAPI:
     )
     app.state.server = state
     install_error_handlers(app)
-    for module in (completions, chat, models, tokenize, kv, kv_blocks, kv_plan, requests, health):
+    for module in (completions, chat, models, tokenize, kv, kv_blocks, kv_plan, requests, compare, health):
         app.include_router(module.router)
     install_openapi(app)
-    api_key = http.api_key.get_secret_value() if http.api_key else None
     # The last one added is the outermost: every response carries a request id, refused ones too.
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=http.max_body_bytes)
     app.add_middleware(DrainMiddleware, state=state)
-    app.add_middleware(APIKeyMiddleware, api_key=api_key, open_paths=open_paths(http))
+    app.add_middleware(APIKeyMiddleware, keys=state.keys, open_paths=open_paths(http))
     app.add_middleware(AccessLogMiddleware)
     app.add_middleware(RequestIdMiddleware)
     return app
@@ -66,6 +68,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await model.client.start()
     reports = [asyncio.create_task(_report(model)) for model in state.models.values()]
     yield
+    await state.comparisons.shutdown()
     await asyncio.gather(*(client.shutdown() for client in clients))
     await asyncio.gather(*reports)
     await state.close()

@@ -1,14 +1,15 @@
 """Who may come in: with an API key set, every path needs it except the few that are named open."""
 
-import hmac
-
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from configs.http import HTTPSettings, is_loopback
-from server.errors import error_response, invalid_api_key
-from server.salts import key_identity
+from server.errors import admin_key_required, error_response, invalid_api_key
+from server.keys import Keys
 
 ALWAYS_OPEN = frozenset({"/health", "/ready", "/version", "/openapi.json", "/docs"})
+
+WHERE = "send it in the header Authorization: Bearer KEY"
 
 
 def open_paths(http: HTTPSettings) -> frozenset[str]:
@@ -17,37 +18,56 @@ def open_paths(http: HTTPSettings) -> frozenset[str]:
 
 
 class APIKeyMiddleware:
-    """Lets a request pass that has the key or asks for an open path; with no key set, every request.
+    """Lets a request pass that has a key or asks for an open path; with no key set, every request.
 
     It decides on `scope["path"]`, which is what the router decides on, so that no spelling of a path passes one and
-    reaches the other. Behind it, `scope["state"]["key_identity"]` tells requests with different keys apart.
+    reaches the other. Behind it, `scope["state"]` has `key_identity`, which tells requests with different keys apart,
+    and `is_admin`.
 
     Args:
         app: what is protected.
-        api_key: None or empty for none.
+        keys: those that open it.
         open_paths: exact paths that need no key.
     """
 
-    def __init__(self, app: ASGIApp, api_key: str | None, open_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, open_paths: frozenset[str]) -> None:
         self._app = app
-        self._api_key = api_key.encode() if api_key else None
+        self._keys = keys
         self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401 (a WebSocket is closed before it opens)."""
-        if scope["type"] == "lifespan" or self._api_key is None or scope["path"] in self._open_paths:
+        if scope["type"] == "lifespan" or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
         given = _bearer_key(scope)
-        if given is not None and hmac.compare_digest(given, self._api_key):
-            scope.setdefault("state", {})["key_identity"] = key_identity(given)
+        access = self._keys.admit(given)
+        if access is not None:
+            scope.setdefault("state", {}).update(key_identity=access.identity, is_admin=access.is_admin)
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "invalid API key"})
         else:
             problem = "there is no API key in the request" if given is None else "the API key is wrong"
-            error = invalid_api_key(f"{problem}; send it in the header Authorization: Bearer KEY")
-            await error_response(error)(scope, receive, send)
+            await error_response(invalid_api_key(f"{problem}; {WHERE}"))(scope, receive, send)
+
+
+def is_admin(connection: HTTPConnection) -> bool:
+    """Whether a request may see what others' requests do: it has an admin key, or there is none."""
+    return bool(getattr(connection.state, "is_admin", False))
+
+
+def requires_admin(connection: HTTPConnection) -> None:
+    """The dependency of a route that shows what others' requests do.
+
+    Raises:
+        APIError: an admin key is set, and the request has none (401), or another key (403).
+    """
+    if is_admin(connection):
+        return
+    if getattr(connection.state, "key_identity", b""):
+        raise admin_key_required(f"the API key is not the admin key, which this route needs; {WHERE}")
+    raise invalid_api_key(f"this route needs the admin key; {WHERE}")
 
 
 def _bearer_key(scope: Scope) -> bytes | None:

@@ -83,6 +83,11 @@ def invalid_api_key(message: str) -> APIError:
     return APIError(401, message, "authentication_error", "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
+def admin_key_required(message: str) -> APIError:
+    """403: the key opens other routes, and not this one."""
+    return APIError(403, message, "permission_error", "admin_key_required")
+
+
 def model_not_found(name: str, known: Iterable[str]) -> APIError:
     """404: no model of that name is served."""
     names = sorted(known)
@@ -96,6 +101,18 @@ def request_not_found(name: str) -> APIError:
     """404: nothing of that name runs or waits."""
     message = f"no request {echo(name)} runs or waits here; it may have ended: its usage has the receipt"
     return APIError(404, message, "not_found_error", "request_not_found")
+
+
+def comparison_not_found(name: str) -> APIError:
+    """404: no comparison of that name runs or is kept."""
+    message = f"no comparison {echo(name)} runs or is kept here; GET /v1/compare lists them"
+    return APIError(404, message, "not_found_error", "comparison_not_found")
+
+
+def comparison_running(name: str) -> APIError:
+    """409: only one comparison runs at a time."""
+    message = f"the comparison {name} is running, and one runs at a time: wait for its end, or stop it with DELETE"
+    return APIError(409, message, "conflict_error", "comparison_running")
 
 
 def body_too_large(max_body_bytes: int) -> APIError:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from checkpoints.cache import cache_folder
 from checkpoints.errors import CheckpointError
 from checkpoints.headers import read_generation_config
 from configs.engine import EngineSettings
@@ -10,9 +11,11 @@ from configs.http import HTTPSettings
 from engine.client import EngineClient
 from engine.request import SamplingParams
 from server.chat import ChatTemplates, load_chat_templates
+from server.compare.runs import COMPARISONS_FOLDER, Comparisons
 from server.confined.client import ConfinedProcess
 from server.errors import model_not_found
 from server.grammar_service import GrammarService
+from server.keys import Keys
 from server.metrics import Metrics
 from server.tokenizer import Tokenizer
 
@@ -88,16 +91,21 @@ class ServerState:
         http: limits and addresses.
         models: by name.
         created_s: Unix time of the start.
+
+    Raises:
+        SettingsError: a key file cannot be used.
     """
 
     def __init__(self, http: HTTPSettings, models: dict[str, ServedModel], created_s: int) -> None:
         self.http = http
         self.models = models
         self.created_s = created_s
+        self.keys = Keys(http)
         self.metrics = Metrics()
         self.template_process = ConfinedProcess(http.chat_template_timeout_s)
         self.grammar_process = ConfinedProcess(http.grammar_timeout_s)
         self.grammars = GrammarService(self.grammar_process, http.max_grammar_bytes)
+        self.comparisons = Comparisons(cache_folder() / COMPARISONS_FOLDER, http.max_compare_s)
         self.is_draining = False
         self.num_open_requests = 0
 

@@ -70,6 +70,7 @@ class Decoder:
         dtype: torch.dtype | None = None,
     ) -> None:
         table = parameters["embed.weight"]
+        self.spec, self.device = spec, table.device
         dtype = dtype or table.dtype
         self.vocab_size = spec.vocab_size
         kernels = kernels or select_kernels(table.device, dtype)

@@ -45,7 +45,7 @@ def _run_bytes(layer: LayerSpec, size: StepSize) -> int:
 
 
 def _batch_bytes(layer: LayerSpec, batch: tuple[int, int, int], method: Method) -> int:
-    """engine.kernels.reference.grouped_attention."""
+    """engine.kernels.reference_attention.grouped_attention."""
     num_seqs, query_len, seq_len = batch
     keys = num_keys(query_len, seq_len, layer.sliding_window)
     number_bytes = method.wide_bytes if method.is_kv_8bit else method.dtype_bytes

@@ -45,7 +45,9 @@ class BlockMapOut(msgspec.Struct):
     ref_counts: Annotated[list[int], msgspec.Meta(description="Per block: requests that hold it.")]
     owners: Annotated[list[int], Flat]
     """Indices into `request_ids`."""
-    request_ids: Annotated[list[str], msgspec.Meta(description="Requests that hold blocks of the pool.")]
+    request_ids: Annotated[
+        list[str], msgspec.Meta(description="Requests that hold blocks of the pool; for admins only, as `owners` is.")
+    ]
 
 
 class RequestStateOut(msgspec.Struct):

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from engine.info import EngineInfo
 from kvcache.block_map import BlockSnapshot, build_block_map
+from server.auth import is_admin
 from server.errors import invalid_request
 from server.openapi import BLOCK_MAP
 from server.protocol.kv_blocks import BlockMapOut, BlocksQuery
@@ -21,7 +22,10 @@ router = APIRouter(tags=["kv"])
 
 @router.get("/v1/kv/blocks", responses=BLOCK_MAP)
 async def get_blocks(query: Annotated[BlocksQuery, Query()], http_request: HTTPRequest) -> Response:
-    """The block map of a model: per block its state, its owners and its filled slots, between two steps."""
+    """The block map of a model: per block its state, its owners and its filled slots, between two steps.
+
+    Where an admin key is set, owners are told to those who have it.
+    """
     model = _find(query.model, http_request.app.state.server)
     info = ready_info(model)
     if query.offset >= info.num_blocks:
@@ -29,7 +33,7 @@ async def get_blocks(query: Annotated[BlocksQuery, Query()], http_request: HTTPR
         raise invalid_request(message, param="offset")
     snapshot = await model.client.block_snapshot()
     # In a thread: tokens of other requests are not to wait for it.
-    body = await asyncio.to_thread(_encode, snapshot, model.name, info, query)
+    body = await asyncio.to_thread(_encode, snapshot, model.name, info, query, is_admin(http_request))
     return Response(body, media_type="application/json")
 
 
@@ -47,7 +51,7 @@ def _find(name: str | None, state: ServerState) -> ServedModel:
     return state.find(name)
 
 
-def _encode(snapshot: BlockSnapshot, model_name: str, info: EngineInfo, query: BlocksQuery) -> bytes:
+def _encode(snapshot: BlockSnapshot, model_name: str, info: EngineInfo, query: BlocksQuery, has_owners: bool) -> bytes:
     block_map = build_block_map(snapshot)
     stop = min(snapshot.num_blocks, query.offset + (query.limit or snapshot.num_blocks))
     wanted = slice(query.offset, stop)
@@ -62,7 +66,7 @@ def _encode(snapshot: BlockSnapshot, model_name: str, info: EngineInfo, query: B
         states=block_map.states[wanted].tobytes().decode("ascii"),
         filled_slots=block_map.filled_slots[wanted].tolist(),
         ref_counts=block_map.ref_counts[wanted].tolist(),
-        owners=block_map.owners[first_owner : first_owner + num_owners].tolist(),
-        request_ids=block_map.request_ids,
+        owners=block_map.owners[first_owner : first_owner + num_owners].tolist() if has_owners else [],
+        request_ids=block_map.request_ids if has_owners else [],
     )
     return msgspec.json.encode(answer)

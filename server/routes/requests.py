@@ -1,11 +1,12 @@
 """GET /v1/requests/{id}: how a request that runs or waits is doing, and what it holds."""
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
 from engine.info import RequestState
+from server.auth import requires_admin
 from server.errors import request_not_found
 from server.openapi import REQUEST_STATES
 from server.protocol.kv_blocks import RequestStateOut, RequestStatesOut
@@ -17,7 +18,7 @@ from server.served_model import ServedModel, ServerState
 router = APIRouter(tags=["kv"])
 
 
-@router.get("/v1/requests/{request_id}", responses=REQUEST_STATES)
+@router.get("/v1/requests/{request_id}", responses=REQUEST_STATES, dependencies=[Depends(requires_admin)])
 async def get_request(request_id: str, http_request: HTTPRequest) -> Response:
     """The live state and memory receipt of a response's choices (`chatcmpl-…`), or of one of them (`chatcmpl-…-0`)."""
     state: ServerState = http_request.app.state.server

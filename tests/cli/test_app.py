@@ -73,6 +73,23 @@ def test_models_flags_and_sizes(parse: Callable[..., ServeSettings]) -> None:
     assert not settings.engine.cache.enable_prefix_cache
 
 
+def test_models_can_be_named_without_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str] = {}
+
+    def load(name: str, folder: Path, settings: object) -> None:
+        seen[name] = str(folder)
+
+    monkeypatch.setattr("checkpoints.resolve.resolve_model", Path)
+    monkeypatch.setattr("server.served_model.load_served_model", load)
+    monkeypatch.setattr("server.run.serve", lambda http, models: 0)
+    assert main(["serve", "demo", "small=/a", "--model", "big=/b", "--preset", "demo"]) == 0
+    assert seen == {"demo": "demo", "small": "/a", "big": "/b"}, "the preset's own model is not among them twice"
+    seen.clear()
+    assert main(["serve", "small=/a", "--preset", "demo"]) == 0
+    assert seen == {"small": "/a"}
+    assert main(["serve", "demo", "demo=/a"]) != 0
+
+
 def write(path: Path, text: str) -> str:
     path.write_text(text)
     return str(path)
@@ -126,7 +143,7 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
     assert 'Did you mean "serve"?' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["serve", "import", "chat", "plan", "bench"])
+@pytest.mark.parametrize("command", ["serve", "import", "chat", "plan", "bench", "heads"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"Usage: headcount {command}")

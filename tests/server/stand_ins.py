@@ -11,7 +11,9 @@ from engine.errors import EngineUnavailableError
 from engine.info import EngineInfo, EngineStats, MemoryLedger, RequestState
 from kvcache.block_map import BlockSnapshot
 from kvcache.geometry import KVGeometry, LayerGeometry
+from server.auth import APIKeyMiddleware
 from server.errors import install_error_handlers, model_not_found
+from server.keys import Keys
 from server.metrics import Metrics
 
 GQA = LayerGeometry(num_q_heads=9, num_kv_heads=3, k_head_dim=64, v_head_dim=64)
@@ -62,6 +64,7 @@ class FakeClient:
         self.info = info
         self.stats = EngineStats()
         self.num_restarts = 0
+        self.num_requests = 0
         self.on_stats: Any = None
         self.snapshot: BlockSnapshot | None = None
         self.states: dict[str, RequestState] = {}
@@ -117,8 +120,9 @@ class FakeState:
 
 
 def make_app(state: FakeState, *routers: Any) -> FastAPI:
-    """An application with these routers and the error handlers."""
+    """An application with these routers and the error handlers, open to everybody."""
     app = FastAPI()
+    app.add_middleware(APIKeyMiddleware, keys=Keys(state.http), open_paths=frozenset())
     app.state.server = state
     install_error_handlers(app)
     for router in routers:

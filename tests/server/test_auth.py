@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fastapi import Depends, FastAPI
 from pydantic import SecretStr
 
 from configs.http import HTTPSettings
 from server.app import create_app
-from server.auth import ALWAYS_OPEN, APIKeyMiddleware, open_paths
+from server.auth import ALWAYS_OPEN, APIKeyMiddleware, open_paths, requires_admin
+from server.errors import install_error_handlers
+from server.keys import Keys
 from tests.server.stand_ins import FakeClient, FakeModel, connect, make_info
 
 pytestmark = pytest.mark.anyio
@@ -27,8 +30,9 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"in"})
 
 
-def protect(api_key: str | None, host: str = "127.0.0.1") -> APIKeyMiddleware:
-    return APIKeyMiddleware(answer, api_key, open_paths(HTTPSettings(host=host, insecure=True)))
+def protect(api_key: str | None, host: str = "127.0.0.1", admin_key: str | None = None) -> APIKeyMiddleware:
+    http = HTTPSettings(host=host, insecure=True, api_key=api_key, admin_key=admin_key)
+    return APIKeyMiddleware(answer, Keys(http), open_paths(http))
 
 
 async def status_of(app: Any, path: str, authorization: str | None = None) -> int:
@@ -66,9 +70,9 @@ async def test_no_spelling_of_an_open_path_opens_another(path: str) -> None:
     assert await status_of(protect(KEY), path) == 401
 
 
-@pytest.mark.parametrize("api_key", [None, ""])
-async def test_without_a_key_everything_is_open(api_key: str | None) -> None:
-    assert await status_of(protect(api_key), "/v1/models") == 200
+async def test_without_a_key_everything_is_open() -> None:
+    assert await status_of(protect(None), "/v1/models") == 200
+    assert await status_of(protect(None), "/v1/models", "Bearer whatever") == 200
 
 
 async def test_the_refusal_is_an_envelope_that_says_what_to_send() -> None:
@@ -91,7 +95,7 @@ async def test_the_key_that_opened_leaves_its_identity_and_not_itself() -> None:
         await answer(scope, receive, send)
 
     for api_key in (KEY, KEY, "another"):
-        middleware = APIKeyMiddleware(record, api_key, frozenset())
+        middleware = APIKeyMiddleware(record, Keys(HTTPSettings(api_key=SecretStr(api_key))), frozenset())
         assert await status_of(middleware, "/v1/models", f"Bearer {api_key}") == 200
     first, second, other = (state["key_identity"] for state in seen)
     assert first == second != other
@@ -111,7 +115,7 @@ async def test_a_websocket_without_the_key_is_closed_and_lifespan_passes() -> No
     async def record(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["type"])
 
-    app = APIKeyMiddleware(record, KEY, frozenset())
+    app = APIKeyMiddleware(record, Keys(HTTPSettings(api_key=SecretStr(KEY))), frozenset())
     await app({"type": "websocket", "path": "/ws", "headers": []}, receive, send)
     await app({"type": "lifespan"}, receive, send)
     assert [message["type"] for message in sent] == ["websocket.close"]
@@ -143,3 +147,60 @@ async def test_every_route_of_the_server_is_closed_but_the_open_ones() -> None:
             response = await client.request(method, path)
             assert (response.status_code == 401) is (path not in ALWAYS_OPEN), path
             assert "X-Request-Id" in response.headers
+
+
+ADMIN = "adm1n"
+
+
+def admin_app(**keys: str) -> FastAPI:
+    """One route for admins, one for everybody who may come in."""
+    app = FastAPI()
+    install_error_handlers(app)
+
+    @app.get("/others", dependencies=[Depends(requires_admin)])
+    async def others() -> str:
+        return "what others do"
+
+    @app.get("/own")
+    async def own() -> str:
+        return "mine"
+
+    app.add_middleware(APIKeyMiddleware, keys=Keys(HTTPSettings(**keys)), open_paths=frozenset())  # type: ignore[arg-type]
+    return app
+
+
+@pytest.mark.parametrize(
+    ("keys", "given", "own", "others"),
+    [
+        ({}, None, 200, 200),
+        ({"api_key": KEY}, None, 401, 401),
+        ({"api_key": KEY}, KEY, 200, 200),
+        ({"admin_key": ADMIN}, None, 200, 401),
+        ({"admin_key": ADMIN}, "wrong", 200, 401),
+        ({"admin_key": ADMIN}, ADMIN, 200, 200),
+        ({"api_key": KEY, "admin_key": ADMIN}, None, 401, 401),
+        ({"api_key": KEY, "admin_key": ADMIN}, "wrong", 401, 401),
+        ({"api_key": KEY, "admin_key": ADMIN}, KEY, 200, 403),
+        ({"api_key": KEY, "admin_key": ADMIN}, ADMIN, 200, 200),
+    ],
+)
+async def test_what_shows_others_requests_needs_the_admin_key(
+    keys: dict[str, str], given: str | None, own: int, others: int
+) -> None:
+    app, authorization = admin_app(**keys), None if given is None else f"Bearer {given}"
+    assert await status_of(app, "/own", authorization) == own
+    assert await status_of(app, "/others", authorization) == others
+
+
+async def test_the_wrong_kind_of_key_is_an_envelope() -> None:
+    async with connect(admin_app(api_key=KEY, admin_key=ADMIN)) as client:
+        response = await client.get("/others", headers={"Authorization": f"Bearer {KEY}".encode()})
+    error = response.json()["error"]
+    assert (error["type"], error["code"]) == ("permission_error", "admin_key_required")
+    assert "Authorization: Bearer" in error["message"]
+
+
+async def test_a_route_for_admins_without_the_middleware_is_closed() -> None:
+    app = admin_app()
+    app.user_middleware.clear()
+    assert await status_of(app, "/others") == 401

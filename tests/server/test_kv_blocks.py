@@ -4,7 +4,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from configs.http import HTTPSettings
 from engine.client import EngineState
 from kvcache.block_map import BlockSnapshot, HeldBlocks
 from server.app import create_app
@@ -25,6 +27,17 @@ def client_with_blocks() -> FakeClient:
     holdings = [HeldBlocks("a", [[7, 2, 3]], 37), HeldBlocks("b", [[7, 5]], 17)]
     client.snapshot = BlockSnapshot(num_blocks=10, block_size=16, holdings=holdings, cached_block_ids=[9, 8])
     return client
+
+
+async def test_owners_are_for_admins_where_there_are_any() -> None:
+    state = FakeState(tiny=client_with_blocks())
+    state.http = HTTPSettings(admin_key=SecretStr("boss"))
+    async with connect(make_app(state, kv_blocks.router)) as client:
+        for key, owners, request_ids in ((None, [], []), ("boss", [0, 0, 1, 0, 1], ["a", "b"])):
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            answer = (await client.get("/v1/kv/blocks", headers=headers)).json()
+            assert (answer["owners"], answer["request_ids"]) == (owners, request_ids)
+            assert (answer["states"], sum(answer["ref_counts"])) == ("ffoofofscc", 5)
 
 
 async def get(query: str = "", **clients: FakeClient) -> Any:

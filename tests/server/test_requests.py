@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from configs.http import HTTPSettings
 from engine.info import RequestState
 from engine.request import KVReceipt, RequestStatus
 from server.routes import requests
@@ -76,3 +78,14 @@ async def test_what_does_not_run_is_not_found(name: str) -> None:
     assert (response.status_code, error["type"], error["code"]) == (404, "not_found_error", "request_not_found")
     assert len(error["message"]) < 400
     assert "\x1b" not in error["message"]
+
+
+async def test_it_is_for_admins_where_there_are_any() -> None:
+    state = FakeState(tiny=client_with_requests())
+    state.http = HTTPSettings(api_key=SecretStr("user"), admin_key=SecretStr("boss"))
+    async with connect(make_app(state, requests.router)) as client:
+        statuses = [
+            (await client.get("/v1/requests/cmpl-1", headers={"Authorization": f"Bearer {key}"})).status_code
+            for key in ("user", "boss")
+        ]
+    assert statuses == [403, 200]
