@@ -57,10 +57,15 @@ _ANSWERS = {
 }
 
 
+def _events(data: str) -> dict[str, Any]:
+    """Server-sent events, by what the `data` of each is."""
+    properties = {"data": {"type": "string", "description": data}}
+    return {"text/event-stream": {"itemSchema": {"type": "object", "properties": properties, "required": ["data"]}}}
+
+
 def _generation(whole: str, chunk: str) -> Responses:
-    data = {"type": "string", "description": f"{chunk} in JSON, or an error; at last `[DONE]`"}
-    event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
-    content = {"application/json": {"schema": _reference(whole)}, "text/event-stream": {"itemSchema": event}}
+    events = _events(f"{chunk} in JSON, or an error; at last `[DONE]`")
+    content = {"application/json": {"schema": _reference(whole)}, **events}
     return {200: {"description": "The whole answer, or with `stream` a stream of chunks", "content": content}}
 
 
@@ -97,8 +102,8 @@ COMPARISONS: Responses = {
 }
 COMPARISON_EVENTS: Responses = {
     200: {
-        "description": "`data:` lines, each an event in JSON whose `type` is progress, variant or end; then `[DONE]`",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "From the start on",
+        "content": _events("an event in JSON, whose `type` is progress, variant or end; at last `[DONE]`"),
     }
 }
 

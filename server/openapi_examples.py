@@ -13,19 +13,23 @@ class Example(NamedTuple):
 
     Attributes:
         path: with its parameters filled in.
-        body: as JSON; None for GET.
+        body: as JSON; None where there is none.
         python: lines after the client is made; none: httpx sends the same.
+        method: where it is neither GET nor, with a body, POST.
+        status: of the answer to curl; an id that is made up is not found.
     """
 
     path: str
     body: dict[str, Any] | None = None
     python: str = ""
+    method: str = ""
+    status: int = 200
 
     @property
     def as_curl(self) -> str:
         """A line for a shell."""
         if self.body is None:
-            return f"curl {BASE_URL}{self.path}"
+            return f"curl {f'-X {self.method} ' if self.method else ''}{BASE_URL}{self.path}"
         content = json.dumps(self.body).replace("'", "\\u0027")
         return f"curl {BASE_URL}{self.path} -H 'Content-Type: application/json' \\\n  -d '{content}'"
 
@@ -45,6 +49,14 @@ OPENAI = f'''from openai import OpenAI
 
 client = OpenAI(base_url="{BASE_URL}/v1", api_key="unused")
 '''
+
+COMPARISON = {"model": MODEL, "num_kv_heads": [3], "num_requests": 2, "prompt_tokens": 32, "max_tokens": 8}
+START_COMPARISON = f'''import httpx
+
+body = {json.dumps(COMPARISON)}
+run = httpx.post("{BASE_URL}/v1/compare", json=body).json()'''
+STOP_COMPARISON = f'''
+httpx.delete(f"{BASE_URL}/v1/compare/{{run['id']}}", timeout=60)'''
 
 EXAMPLES = {
     "POST /v1/completions": Example(
@@ -91,6 +103,38 @@ stream = client.completions.create(model="demo", prompt="Once upon a time", max_
 name = next(stream).id
 print(httpx.get(f"{BASE_URL}/v1/requests/{{name}}").json())
 stream.close()''',
+        status=404,
+    ),
+    "POST /v1/compare": Example(
+        "/v1/compare",
+        COMPARISON,
+        f"""{START_COMPARISON}
+print(run["id"], run["state"]){STOP_COMPARISON}""",
+        status=202,
+    ),
+    "GET /v1/compare": Example("/v1/compare"),
+    "GET /v1/compare/{comparison_id}": Example(
+        "/v1/compare/cmp-0123456789abcdef",
+        None,
+        f'''{START_COMPARISON}
+print(httpx.get(f"{BASE_URL}/v1/compare/{{run['id']}}").json()["state"]){STOP_COMPARISON}''',
+        status=404,
+    ),
+    "GET /v1/compare/{comparison_id}/events": Example(
+        "/v1/compare/cmp-0123456789abcdef/events",
+        None,
+        f'''{START_COMPARISON}
+with httpx.stream("GET", f"{BASE_URL}/v1/compare/{{run['id']}}/events", timeout=60) as events:
+    print(next(events.iter_lines())){STOP_COMPARISON}''',
+        status=404,
+    ),
+    "DELETE /v1/compare/{comparison_id}": Example(
+        "/v1/compare/cmp-0123456789abcdef",
+        None,
+        f'''{START_COMPARISON}
+print(httpx.delete(f"{BASE_URL}/v1/compare/{{run['id']}}", timeout=60).json()["state"])''',
+        method="DELETE",
+        status=404,
     ),
     "GET /health": Example("/health"),
     "GET /ready": Example("/ready"),

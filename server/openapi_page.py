@@ -54,8 +54,14 @@ def _parameters(operation: Schema) -> list[tuple[str, Schema, bool]]:
     return [(p["name"], {"description": p.get("description", ""), **p["schema"]}, p["required"]) for p in found]
 
 
+def _success(operation: dict[str, Any]) -> dict[str, Any]:
+    """What is said of the answer when all goes well, whichever code that has."""
+    found: dict[str, Any] = next(value for code, value in operation["responses"].items() if code.startswith("2"))
+    return found
+
+
 def _answers(operation: Schema) -> Iterator[str]:
-    for kind, content in operation["responses"]["200"].get("content", {}).items():
+    for kind, content in _success(operation).get("content", {}).items():
         if kind == "text/event-stream":
             yield f"events; the `data` of each: {content['itemSchema']['properties']['data']['description']}"
         else:
@@ -108,6 +114,8 @@ def _kind(schema: Schema) -> str:
             ", ".join(f"`{value!r}`" for value in schema.get("enum", [schema.get("const")]) if value is not None)
             or "null"
         )
+    if "prefixItems" in schema:
+        return f"array: {', '.join(map(_kind, schema['prefixItems']))}"
     if schema.get("type") == "array":
         return f"array of {_kind(schema.get('items', {})) or 'anything'}{_limits(schema)}"
     if isinstance(schema.get("additionalProperties"), dict):

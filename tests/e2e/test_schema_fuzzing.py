@@ -27,8 +27,27 @@ NUM_CASES = {
     "GET /v1/models/{model_id}": (30, 0),
     "GET /v1/requests/{request_id}": (30, 0),
     "GET /v1/kv/blocks": (30, 40),
+    # What fits would start engines.
+    "POST /v1/compare": (0, 60),
     **dict.fromkeys(
-        ("GET /v1/models", "GET /v1/kv", "GET /health", "GET /ready", "GET /version", "GET /metrics"), (1, 0)
+        (
+            "GET /v1/compare/{comparison_id}",
+            "DELETE /v1/compare/{comparison_id}",
+            "GET /v1/compare/{comparison_id}/events",
+        ),
+        (20, 0),
+    ),
+    **dict.fromkeys(
+        (
+            "GET /v1/models",
+            "GET /v1/compare",
+            "GET /v1/kv",
+            "GET /health",
+            "GET /ready",
+            "GET /version",
+            "GET /metrics",
+        ),
+        (1, 0),
     ),
 }
 """Cases of both kinds for each operation; 0 where nothing that a client sends can be wrong."""
