@@ -20,6 +20,7 @@ COPY configs configs
 COPY kvcache kvcache
 COPY checkpoints checkpoints
 COPY engine engine
+COPY heads heads
 COPY server server
 RUN /opt/headcount/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation --force-reinstall .
 

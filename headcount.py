@@ -9,13 +9,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.engine import EngineSettings
 from configs.fields import with_overrides
+from engine.errors import RequestRefusedError
 from engine.request import FinishReason, Request, SamplingParams, TokenDelta, TokenLogprobs
+from heads.results import Ablation, Conversion, Inspection, Pruning
 from server.cli.app import main
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from heads.pooling import Method
     from server.tokenizer import Tokenizer
 
-__all__ = ["LLM", "EngineSettings", "FinishReason", "Generation", "SamplingParams", "main"]
+__all__ = [
+    "LLM",
+    "EngineSettings",
+    "FinishReason",
+    "Generation",
+    "SamplingParams",
+    "ablate_heads",
+    "convert_heads",
+    "inspect_heads",
+    "main",
+    "prune_heads",
+]
 
 Prompt = str | list[int]
 
@@ -67,15 +84,16 @@ class LLM:
     def __init__(self, model: str, settings: EngineSettings | None = None, **overrides: Any) -> None:
         from checkpoints.resolve import resolve_model
         from engine.loading import load_engine
-        from server.chat import load_chat_template
+        from server.chat import load_chat_templates
         from server.tokenizer import Tokenizer
 
         folder = resolve_model(model)
         self.core = load_engine(folder, with_overrides(settings or EngineSettings(), overrides, "LLM(...)"))
         self.tokenizer = Tokenizer(folder)
         self.info = self.core.info
-        self._chat_template = load_chat_template(folder, self.tokenizer)
+        self._chat_templates = load_chat_templates(folder, self.tokenizer)
         self._num_requests = 0
+        self._has_grammars = False
 
     def generate(
         self,
@@ -95,7 +113,8 @@ class LLM:
             One Generation for each prompt, in order.
 
         Raises:
-            RequestRefusedError: a prompt does not fit the context, or a token id is out of range; nothing has run then.
+            RequestRefusedError: a prompt does not fit the context, or a token id is out of range; nothing has run then. Or
+                a grammar is wrong, which shows when it is compiled.
             ValueError: the numbers of prompts and of sampling_params differ.
         """
         token_ids = [self._encode(prompt) for prompt in _as_list(prompts)]
@@ -128,9 +147,11 @@ class LLM:
         Raises:
             ValueError: the model has no chat template.
         """
-        if self._chat_template is None:
+        from server.chat_template import Conversation
+
+        if self._chat_templates is None:
             raise ValueError("the model has no chat template; use generate")
-        return self._chat_template.render(messages)
+        return self._chat_templates.plain.render(Conversation(messages=list(messages)))
 
     def _encode(self, prompt: Prompt) -> list[int]:
         return self.tokenizer.encode(prompt, add_special_tokens=True) if isinstance(prompt, str) else prompt
@@ -143,6 +164,9 @@ class LLM:
             request_id=f"llm-{self._num_requests}", prompt_token_ids=prompt_token_ids, sampling_params=params
         )
         check_request(request, self.info)
+        if params.grammar and not self._has_grammars:
+            self.core.learn(self.tokenizer.all_token_bytes)
+            self._has_grammars = True
         return _Job(request, self.tokenizer)
 
     def _run(self, jobs: dict[str, "_Job"], advance: Callable[[int], None]) -> None:
@@ -177,7 +201,13 @@ class _Job:
         self._prompt_logprobs: list[TokenLogprobs] = []
 
     def feed(self, delta: TokenDelta) -> int:
-        """Take a delta; how far the progress bar moves: to the end of max_tokens where the request has ended."""
+        """Take a delta; how far the progress bar moves: to the end of max_tokens where the request has ended.
+
+        Raises:
+            RequestRefusedError: the request's grammar is wrong, or cannot go on.
+        """
+        if delta.is_grammar_error:
+            raise RequestRefusedError(delta.error or "", code="invalid_grammar", param="grammar")
         piece = self._assembler.feed(delta)
         self._text.append(piece.text)
         self._logprobs += [placed.entry for placed in piece.logprobs if placed.entry]
@@ -198,6 +228,47 @@ class _Job:
             prompt_logprobs=self._prompt_logprobs,
             num_cached_tokens=self.request.num_cached_tokens,
         )
+
+
+def convert_heads(
+    model: str, destination: "Path", num_kv_heads: int, method: "Method" = "mean", *, text: str = ""
+) -> Conversion:
+    """Write a model with another number of key/value heads; see heads.convert."""
+    from checkpoints.resolve import resolve_model
+    from heads import convert
+
+    return convert.convert_heads(resolve_model(model), destination, num_kv_heads, method, text=text)
+
+
+def inspect_heads(model: str, text: str, window_tokens: int) -> Inspection:
+    """Look at every head of a model while it reads a text; see heads.inspection."""
+    from checkpoints.resolve import resolve_model
+    from heads import inspection
+
+    return inspection.inspect_heads(resolve_model(model), text, window_tokens, model=model)
+
+
+def ablate_heads(model: str, text: str, num_heads: int, window_tokens: int) -> Ablation:
+    """Leave out the heads of most and of least importance, one at a time; see heads.ablation."""
+    from checkpoints.resolve import resolve_model
+    from heads import ablation
+
+    return ablation.ablate_heads(resolve_model(model), text, num_heads, window_tokens, model=model)
+
+
+def prune_heads(
+    model: str,
+    destination: "Path",
+    *,
+    fraction: float | None = None,
+    heads: "Sequence[tuple[int, int]]" = (),
+    text: str = "",
+) -> Pruning:
+    """Write a model with fewer heads, and measure it; see heads.prune."""
+    from checkpoints.resolve import resolve_model
+    from heads import prune
+
+    return prune.prune_heads(resolve_model(model), destination, fraction=fraction, heads=heads, text=text)
 
 
 def _as_list(prompts: Prompt | list[str] | list[list[int]]) -> list[Prompt]:

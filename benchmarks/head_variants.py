@@ -19,18 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 
-from checkpoints.headers import WEIGHTS_FILE, read_config
 from checkpoints.resolve import resolve_model
+from heads.convert import convert_heads
 from server.cli.bench_offline import SweepPoint, load_for_sweep, measure_point
 from server.cli.bench_sweep import SweepOptions
 from server.cli.machine import machine_facts
 
 NUM_KV_HEADS = (9, 3, 1)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
 def main() -> None:
@@ -38,7 +35,8 @@ def main() -> None:
     console, variants, ceilings = Console(), [], {}
     with tempfile.TemporaryDirectory() as scratch:
         for num_kv_heads in NUM_KV_HEADS:
-            folder = write_variant(resolve_model("demo"), Path(scratch) / str(num_kv_heads), num_kv_heads)
+            folder = Path(scratch) / str(num_kv_heads)
+            convert_heads(resolve_model("demo"), folder, num_kv_heads)
             console.print(f"{num_kv_heads} key/value heads")
             variant, ceilings = measure(folder, args)
             variants.append({"num_kv_heads": num_kv_heads} | variant)
@@ -66,37 +64,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     return parser.parse_args()
-
-
-def write_variant(source: Path, folder: Path, num_kv_heads: int) -> Path:
-    """The checkpoint in `source` with another number of key/value heads, as a checkpoint in `folder`."""
-    folder.mkdir(parents=True)
-    config = read_config(source)
-    had = config["num_key_value_heads"]
-    tensors = {
-        name: with_kv_heads(tensor, had, num_kv_heads) if "k_proj" in name or "v_proj" in name else tensor
-        for name, tensor in load_file(source / WEIGHTS_FILE).items()
-    }
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps({**config, "num_key_value_heads": num_kv_heads}))
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            (folder / name).write_bytes((source / name).read_bytes())
-    return folder
-
-
-def with_kv_heads(weight: torch.Tensor, had: int, num_kv_heads: int) -> torch.Tensor:
-    """[had * head_dim, hidden_size] -> [num_kv_heads * head_dim, hidden_size]: heads repeated, kept, or their means.
-
-    Raises:
-        ValueError: neither number divides the other.
-    """
-    heads = weight.unflatten(0, (had, -1))
-    if num_kv_heads % had == 0:
-        return heads.repeat_interleave(num_kv_heads // had, dim=0).flatten(0, 1).contiguous()
-    if had % num_kv_heads == 0:
-        return heads.float().unflatten(0, (num_kv_heads, -1)).mean(1).flatten(0, 1).to(weight.dtype)
-    raise ValueError(f"{had} heads can be neither repeated nor pooled to {num_kv_heads}")
 
 
 def measure(folder: Path, args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:

@@ -33,8 +33,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from server.cli.bench_run import WORDS
 from server.cli.machine import machine_facts
+from server.load.prompts import WORDS
 
 KV_FLAGS = ["--kv-cache-memory-bytes", str(1 << 29)]
 CACHE_FLAGS = {"on": ["--enable-prefix-cache"], "off": ["--no-enable-prefix-cache"]}

@@ -9,14 +9,17 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from benchmarks.gpu_runs.targets import verdicts
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 
 Report = dict[str, Any]
-Measured = list[dict[str, Any]]
+Measured = Any
+"""The field of a report that a table is made of: rows, or a scenario."""
 Rows = Iterator[tuple[str, ...]]
 
 KINDS = {"prefill_tokens_per_s": "prefill tok/s", "decode_tokens_per_s": "decode tok/s"}
@@ -42,19 +45,22 @@ def section(name: str) -> str:
     Raises:
         KeyError: no table has this name.
     """
-    file, field, make = TABLES[name]
-    path = RESULTS / file
+    table = TABLES[name]
+    path = RESULTS / table.file
     report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if field not in report:
+    found = report.get(table.field, table.unmeasured)
+    if not found:
         return "\nNot measured yet.\n"
-    header, *rows = make(report[field])
+    header, *rows = table.make(found)
     lines = [_line(header), _line(["---", *["---:"] * (len(header) - 1)]), *map(_line, rows)]
-    return f"\n{_source(report)}\n\n" + "\n".join(lines) + "\n"
+    source = f"{_source(report)}\n\n" if report else ""
+    return f"\n{source}" + "\n".join(lines) + "\n"
 
 
 def _source(report: Report) -> str:
     machine, when = report["machine"], report.get("time", report.get("date", ""))[:10]
-    return f"`{report['command']}`, {when}, {machine['cores']} cores of {machine['cpu']}:"
+    where = machine["device"] if "device" in machine else f"{machine['cores']} cores of {machine['cpu']}"
+    return f"`{report['command']}`, {when}, {where}:"
 
 
 def _line(cells: Any) -> str:
@@ -116,14 +122,78 @@ def head_variants(rows: Measured) -> Rows:
         yield name, f"{variant['kv_bytes_per_token']:,}", *times
 
 
-TABLES: dict[str, tuple[str, str, Callable[[Measured], Rows]]] = {
-    "throughput": ("throughput.json", "rows", throughput),
-    "serving": ("http.json", "levels", serving),
-    "peers": ("peers.json", "in_process", peers),
-    "peers-http": ("peers.json", "http", peers_http),
-    "head-variants": ("head_variants.json", "variants", head_variants),
+def weight_quality(rows: Measured) -> Rows:
+    yield "dtype", "weights", "bytes of weights", "perplexity", "top-1 agreement"
+    for row in rows:
+        is_whole = row["quantization"] == "none"
+        weights = row["dtype"] if is_whole else row["quantization"]
+        agreement = "" if is_whole else f"{row['top1_agreement']:.2%}"
+        yield row["dtype"], weights, f"{row['weights_bytes']:,}", f"{row['perplexity']:.3f}", agreement
+
+
+def shared_prefix(found: Report) -> Rows:
+    yield f"{found['requests']} requests, {found['prefix_tokens']:,} tokens in common", "with cache", "without", "ratio"
+    for title, field in (
+        ("one after the other", "median_ttft_s"),
+        ("all but the first at once", "burst_median_ttft_s"),
+    ):
+        times = (f"{found[kind][field]:.3g} s" for kind in ("on", "off"))
+        yield f"TTFT, median, {title}", *times, f"{found['on_to_off'][field]:.3f}"
+
+
+def chat_turns(found: Report) -> Rows:
+    yield "turn", "prompt tokens", "of those cached", "TTFT with cache, s", "TTFT without, s"
+    on, off = found["on"], found["off"]
+    columns = zip(on["prompt_tokens"], on["cached_tokens"], on["ttft_s"], off["ttft_s"], strict=True)
+    for turn, (prompt, cached, with_cache, without) in enumerate(columns, 1):
+        yield str(turn), f"{prompt:,}", f"{cached:,}", f"{with_cache:.2f}", f"{without:.2f}"
+
+
+def long_prompt(found: Report) -> Rows:
+    yield "prefill beside decodes", "worst gap over the median of all gaps", "TTFT of the long prompt, s"
+    for title, kind in (("paced (the default)", "paced"), ("unpaced", "unpaced")):
+        row = found["median_of_rounds"][kind]
+        yield title, f"{row['worst_to_median_of_all']:.2f}", f"{row['long_ttft_s']:.1f}"
+
+
+def gpu_targets(rows: Measured) -> Rows:
+    """A row a target, whether it was measured or not."""
+    yield "on one H200", "target", "measured", "holds"
+    for row in rows:
+        bound = f"at most {row['at_most']:,g}" if "at_most" in row else f"at least {row['at_least']:,g}"
+        figure = "not yet measured" if row["figure"] is None else f"{row['figure']:,.4g}"
+        yield row["says"], bound, figure, {True: "yes", False: "no"}.get(row.get("holds"), "")
+
+
+class Table(NamedTuple):
+    """Where a table's figures are.
+
+    Attributes:
+        file: in benchmarks/results.
+        field: of it.
+        make: what is there to the header and the rows.
+        unmeasured: what stands for the field while there is no file.
+    """
+
+    file: str
+    field: str
+    make: Callable[[Measured], Rows]
+    unmeasured: Measured | None = None
+
+
+TABLES: dict[str, Table] = {
+    "throughput": Table("throughput.json", "rows", throughput),
+    "serving": Table("http.json", "levels", serving),
+    "peers": Table("peers.json", "in_process", peers),
+    "peers-http": Table("peers.json", "http", peers_http),
+    "weight-quality": Table("weight_quality.json", "rows", weight_quality),
+    "head-variants": Table("head_variants.json", "variants", head_variants),
+    "shared-prefix": Table("kv.json", "shared_prefix", shared_prefix),
+    "chat-turns": Table("kv.json", "chat", chat_turns),
+    "long-prompt": Table("kv_long_prompt.json", "long_prompt", long_prompt),
+    "gpu": Table("gpu.json", "targets", gpu_targets, verdicts({})),
 }
-"""Name in the page -> file in benchmarks/results, field of it, and what makes the table's header and rows of that."""
+"""By their names in the page."""
 
 
 if __name__ == "__main__":

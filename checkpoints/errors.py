@@ -12,7 +12,7 @@ CheckpointError
 ├── TokenizerFileError        a tokenizer's file that is corrupt, too large, or of a kind that cannot be read
 ├── GGUFError                 a GGUF file that is truncated, corrupt or incomplete
 ├── UnsupportedModelError     a sound file of a kind that cannot be imported
-└── DestinationError          the place to import to is taken
+└── DestinationError          the place to write to is taken, or has no room
 """
 
 
@@ -80,4 +80,4 @@ class UnsupportedModelError(CheckpointError):
 
 
 class DestinationError(CheckpointError):
-    """The folder to import into exists already."""
+    """The folder to write exists already, or its disk has no room for it."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from checkpoints.errors import DestinationError, FolderUnreadableError
+from configs.sizes import format_bytes
 
 CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
@@ -80,6 +81,23 @@ def check_replaceable(folder: Path, *, force: bool) -> None:
     if not force:
         remedy = "Choose another destination, or force its replacement"
         raise DestinationError(f"{folder} exists already", remedy=remedy)
+
+
+def check_room(folder: Path, num_bytes: int) -> None:
+    """Refuse to begin what the disk of `folder`, which need not exist yet, cannot hold.
+
+    Raises:
+        DestinationError: fewer than `num_bytes` are free there.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    num_free = shutil.disk_usage(there).free
+    if num_free < num_bytes:
+        raise DestinationError(
+            f"{folder} does not fit on its disk",
+            expected=f"{format_bytes(num_bytes)} free",
+            given=format_bytes(num_free),
+            remedy="Free some room, or choose a destination on another disk",
+        )
 
 
 def _part_prefix(folder: Path) -> str:

@@ -45,7 +45,11 @@ def write_weights(
 
     `on_progress` is called with the number of data bytes written so far.
     """
-    shards = _split(tensors, max_shard_bytes)
+    write_shards(folder, _split(tensors, max_shard_bytes), on_progress)
+
+
+def write_shards(folder: Path, shards: Sequence[Sequence[TensorToWrite]], on_progress: Callable[[int], None]) -> None:
+    """Write one file for each of `shards` into `folder`, with an index where there are several; see write_weights."""
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     written = 0
     for name, shard in zip(names, shards, strict=True):
@@ -67,7 +71,7 @@ def _split(tensors: Sequence[TensorToWrite], max_shard_bytes: int) -> list[list[
     return shards
 
 
-def _write_file(file: Path, tensors: list[TensorToWrite], written: int, on_progress: Callable[[int], None]) -> int:
+def _write_file(file: Path, tensors: Sequence[TensorToWrite], written: int, on_progress: Callable[[int], None]) -> int:
     with file.open("wb") as stream:
         stream.write(_header(tensors))
         for tensor in tensors:
@@ -81,7 +85,7 @@ def _write_file(file: Path, tensors: list[TensorToWrite], written: int, on_progr
     return written
 
 
-def _header(tensors: list[TensorToWrite]) -> bytes:
+def _header(tensors: Sequence[TensorToWrite]) -> bytes:
     # transformers asks for the metadata entry: it refuses weights that do not say which framework's layout they have.
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0

@@ -56,7 +56,7 @@ class HTTPSettings(Settings):
     max_header_bytes: Bytes = Field(default=32_768, ge=1024)
     """Largest request line with its headers; a larger one is refused (HTTP 431)."""
 
-    max_json_depth: int = Field(default=64, ge=1, le=500)
+    max_json_depth: int = Field(default=100, ge=1, le=500)
     """Arrays and objects inside each other in a request body."""
 
     max_num_connections: int = Field(default=4096, ge=1)
@@ -83,8 +83,20 @@ class HTTPSettings(Settings):
     keep_alive_interval_s: float = Field(default=15.0, gt=0)
     """Seconds without a token after which a stream gets a comment line, so that proxies keep it open."""
 
+    max_grammar_bytes: Bytes = Field(default=100_000, ge=1)
+    """Longest JSON schema, regular expression or grammar that an output can be held to, with the tools of a request."""
+
+    grammar_timeout_s: float = Field(default=2.0, gt=0)
+    """Processor seconds that a grammar may take to compile."""
+
+    chat_template_timeout_s: float = Field(default=2.0, gt=0)
+    """Processor seconds that a chat template may take for one conversation."""
+
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """Seconds that running requests get to finish after SIGTERM."""
+
+    max_compare_s: float = Field(default=1800.0, gt=0)
+    """Seconds that a comparison (POST /v1/compare) may take; one that takes longer is ended."""
 
     @model_validator(mode="after")
     def _others_need_a_key(self) -> Self:

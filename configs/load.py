@@ -8,14 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.base import Settings
+from configs.compare import CompareSettings
 from configs.errors import SettingsError, suggest
 from configs.fields import check_names, flat_fields
 from configs.serve import ServeSettings
 
 ENV_PREFIX = "HEADCOUNT_"
 PRESETS = Path(__file__).parent / "presets"
-OTHER_ENV = frozenset({"cache_dir", "config", "preset", "url"})
-"""Variables that are read elsewhere: where models are kept, the two sources themselves, and the server to talk to."""
+PRESET_KINDS: dict[str, type[Settings]] = {"compare": CompareSettings}
+"""Whose settings a preset holds, where they are not those of `headcount serve`."""
+OTHER_ENV = frozenset({"cache_dir", "config", "cpu_level", "preset", "url"})
+"""Variables that are read elsewhere: where models are kept, the two sources themselves, the server to talk to, and which
+instructions native kernels may use."""
 
 LISTS = frozenset({"model", "cors_origins"})
 
@@ -59,8 +64,13 @@ def _suggest_variable(name: str, known: list[str]) -> str:
     return suggest(ENV_PREFIX + name.upper(), [ENV_PREFIX + other.upper() for other in known])
 
 
-def read_toml(path: Path, source: str | None = None) -> Layer:
+def read_toml(path: Path, source: str | None = None, kind: type[Settings] = ServeSettings) -> Layer:
     """A TOML file of flat names, with a table `[models.NAME]` for each model that has settings of its own.
+
+    Args:
+        path: of the file.
+        source: what an error calls it; its path where that is not said.
+        kind: whose settings it holds.
 
     Raises:
         SettingsError: the file cannot be read, is no TOML, or holds a key that names no setting.
@@ -72,28 +82,29 @@ def read_toml(path: Path, source: str | None = None) -> Layer:
         raise SettingsError(f"cannot read {path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
-    check_names(values, flat_fields(ServeSettings), source)
+    check_names(values, flat_fields(kind), source)
     models = values.pop("models", {})
     if not isinstance(models, dict) or not all(isinstance(table, dict) for table in models.values()):
         raise SettingsError(f"models in {source} must be tables, one for each model: [models.NAME]")
     return Layer(source, values, models)
 
 
-def read_preset(name: str) -> Layer:
+def read_preset(name: str, kind: type[Settings] = ServeSettings) -> Layer:
     """One of the presets that come with headcount.
 
     Raises:
-        SettingsError: there is no such preset; the message lists those that are.
+        SettingsError: there is no such preset of that kind; the message lists those that are.
     """
-    names = preset_names()
+    names = preset_names(kind)
     if name not in names:
         raise SettingsError(f"unknown preset {name}{suggest(name, names)}; there are: {', '.join(names)}")
-    return read_toml(PRESETS / f"{name}.toml", f"preset {name}")
+    return read_toml(PRESETS / f"{name}.toml", f"preset {name}", kind)
 
 
-def preset_names() -> list[str]:
-    """The presets that come with headcount."""
-    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+def preset_names(kind: type[Settings] = ServeSettings) -> list[str]:
+    """The presets that come with headcount and hold settings of that kind."""
+    names = sorted(path.stem for path in PRESETS.glob("*.toml"))
+    return [name for name in names if PRESET_KINDS.get(name, ServeSettings) is kind]
 
 
 def read_layers(config: Path | None, preset: str | None, environ: Mapping[str, str]) -> list[Layer]:

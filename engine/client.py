@@ -34,6 +34,7 @@ from engine.messages import (
     BlocksAnswer,
     Failed,
     Launch,
+    Learn,
     Ready,
     RequestsAnswer,
     StepResult,
@@ -46,6 +47,7 @@ from engine.questions import OpenQuestions
 from engine.request import FinishReason, Request, TokenDelta
 from engine.streams import DeltaStream, OpenStreams
 from engine.suspects import Suspects
+from engine.token_bytes import TokenBytes
 from engine.watchdog import Watchdog
 from kvcache.block_map import BlockSnapshot
 
@@ -75,26 +77,39 @@ class EngineClient:
         model_name: the name clients use.
         folder: the checkpoint.
         settings: what the engine process is told.
+        read_token_bytes: what its tokens stand for; called when the first request with a grammar comes.
 
     Attributes:
+        folder: the checkpoint.
+        settings: what the engine process is told.
         state: what the process does now.
         failure: why the model cannot be loaded, if so.
         info: the loaded engine's facts; None until it was ready once.
         stats: the newest snapshot.
         num_restarts: how often the process had to be started again.
+        num_requests: that were sent to it so far.
         on_stats: called with every snapshot.
     """
 
-    def __init__(self, model_name: str, folder: Path, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        folder: Path,
+        settings: EngineSettings,
+        read_token_bytes: Callable[[], TokenBytes] = lambda: TokenBytes([], []),
+    ) -> None:
         self.model_name = model_name
         self.state = EngineState.LOADING
         self.failure: str | None = None
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
         self.num_restarts = 0
+        self.num_requests = 0
         self.on_stats: Callable[[EngineStats], None] | None = None
-        self._folder = folder
-        self._settings = settings
+        self.folder = folder
+        self.settings = settings
+        self._read_token_bytes = read_token_bytes
+        self._has_sent_token_bytes = False
         self._streams = OpenStreams(settings.scheduler, on_close=lambda request_id: self._send(Abort(request_id)))
         self._suspects = Suspects()
         self._watchdog = Watchdog(settings.scheduler.step_timeout_s, has_work=self._has_work)
@@ -141,6 +156,10 @@ class EngineClient:
         if self._suspects:
             self._suspects.check(request, self._streams.requests.values())
         stream = self._streams.add(request)
+        self.num_requests += 1
+        if request.sampling_params.grammar and not self._has_sent_token_bytes:
+            self._send(Learn(self._read_token_bytes()))
+            self._has_sent_token_bytes = True
         self._send(Add(request))
         return stream
 
@@ -222,6 +241,7 @@ class EngineClient:
 
     async def _run_once(self) -> None:
         """One life of the process, from start to end."""
+        self._has_sent_token_bytes = False
         folder = tempfile.mkdtemp(prefix="headcount-")  # mode 0700: nobody else can open the socket
         context = zmq.asyncio.Context()
         self._socket = context.socket(zmq.PAIR)
@@ -248,7 +268,7 @@ class EngineClient:
             env={"THP_MEM_ALLOC_ENABLE": "1", **os.environ},
         )
         if process.stdin is not None:
-            launch = Launch.of(address, str(self._folder), self._settings)
+            launch = Launch.of(address, str(self.folder), self.settings)
             process.stdin.write(msgspec.json.encode(launch) + b"\n")
         return process
 

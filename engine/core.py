@@ -18,6 +18,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from engine.grammar_states import Begun, GrammarStates
 from engine.info import EngineInfo, EngineStats, Observations, RequestState
 from engine.isolation import Isolation
 from engine.pending import LaunchedStep, StepOutput
@@ -32,6 +33,7 @@ from engine.request import (
 )
 from engine.runner import Runner
 from engine.scheduler import Scheduler, finish_reason_of
+from engine.token_bytes import TokenBytes
 from kvcache.block_map import BlockSnapshot
 from kvcache.manager import KVCacheManager
 
@@ -44,6 +46,7 @@ class EngineCore:
         scheduler: decides.
         runner: computes.
         manager: the scheduler's, read here for the stats.
+        grammars: the runner's.
         enable_overlap: launch each step before the one before it is settled.
     """
 
@@ -53,6 +56,7 @@ class EngineCore:
         scheduler: Scheduler,
         runner: Runner,
         manager: KVCacheManager,
+        grammars: GrammarStates,
         *,
         enable_overlap: bool = False,
     ) -> None:
@@ -60,6 +64,7 @@ class EngineCore:
         self._scheduler = scheduler
         self._runner = runner
         self._manager = manager
+        self._grammars = grammars
         self._max_unsettled = 1 if enable_overlap else 0
         self._launched: deque[LaunchedStep] = deque()
         self._isolation = Isolation()
@@ -71,26 +76,34 @@ class EngineCore:
     @property
     def has_requests(self) -> bool:
         """Whether a step would have something to do."""
-        return self._scheduler.num_running + self._scheduler.num_waiting + len(self._launched) > 0
+        return self._has_work or self._grammars.num_beginning > 0
+
+    def learn(self, token_bytes: TokenBytes) -> None:
+        """What tokens stand for; needed before the first request with a grammar."""
+        self._grammars.learn(token_bytes)
 
     def add(self, request: Request) -> None:
         """Take a request; `engine.admission.check_request` says beforehand whether it can ever run."""
         if request.sampling_params.seed is None:
             seeded = msgspec.structs.replace(request.sampling_params, seed=secrets.randbits(63))
             request.sampling_params = seeded
-        self._scheduler.add(request)
+        if request.sampling_params.grammar:
+            self._grammars.begin(request)
+        else:
+            self._scheduler.add(request)
 
     def abort(self, request_id: str) -> TokenDelta | None:
         """End a request now and free its blocks; None where it has ended already."""
-        request = self._scheduler.finish(request_id)
+        request = self._finish(request_id)
         return TokenDelta(request_id, finish_reason=FinishReason.ABORT) if request else None
 
     def step(self) -> list[TokenDelta]:
         """Launch a step, then settle it, or with overlap the one before it: the whole engine in a few lines."""
+        refused = self._admit_begun()
         if batch := self._schedule():
             self._launch(batch)
         is_due = len(self._launched) > (self._max_unsettled if batch else 0)
-        return self._settle() if is_due else []
+        return refused + (self._settle() if is_due else [])
 
     def fail_step(self, message: str) -> list[TokenDelta]:
         """A step has failed: of the steps that are not settled, one request ends, or it is found which one has to.
@@ -109,7 +122,7 @@ class EngineCore:
             self._start_over(failed)
             ids = []
         for request_id in ids:
-            self._scheduler.finish(request_id)
+            self._finish(request_id)
         self._launched.clear()
         self._manager.clear_prefix_cache()
         self._runner.recover()
@@ -119,6 +132,7 @@ class EngineCore:
         """A snapshot; the observations in it are handed over and start anew."""
         stats, scheduler, manager = self._stats, self._scheduler, self._manager
         stats.num_running, stats.num_waiting = scheduler.num_running, scheduler.num_waiting
+        stats.num_waiting += self._grammars.num_beginning
         stats.num_waiting_tokens, stats.preemptions = scheduler.num_waiting_tokens, scheduler.num_preemptions
         stats.num_free_blocks, stats.num_used_blocks = manager.num_free_blocks, manager.num_used_blocks
         stats.num_cached_blocks, stats.num_filled_slots = manager.num_cached_blocks, manager.num_filled_slots
@@ -133,7 +147,7 @@ class EngineCore:
 
     def request_states(self, request_ids: Iterable[str]) -> list[RequestState]:
         """Those of these requests that are here, as they are now."""
-        found = [self._scheduler.find(request_id) for request_id in request_ids]
+        found = [self._scheduler.find(name) or self._grammars.find(name) for name in request_ids]
         return [self._request_state(request) for request in found if request is not None]
 
     def check_integrity(self) -> None:
@@ -165,6 +179,24 @@ class EngineCore:
         for request in failed.values():
             self._scheduler.requeue(request)
         self._isolation.split({name: len(request.output_token_ids) for name, request in failed.items()})
+
+    @property
+    def _has_work(self) -> bool:
+        return self._scheduler.num_running + self._scheduler.num_waiting + len(self._launched) > 0
+
+    def _admit_begun(self) -> list[TokenDelta]:
+        """Queue the requests whose grammars are compiled; deltas that end those whose grammars cannot be."""
+        if not self._grammars.num_beginning:
+            return []
+        begun = self._grammars.take_begun(may_wait=not self._has_work)
+        for request, error in begun:
+            if error is None:
+                self._scheduler.add(request)
+        return [_grammar_failure(item) for item in begun if item.error is not None]
+
+    def _finish(self, request_id: str) -> Request | None:
+        """Take a request out, wherever it is; None where it has ended already."""
+        return self._grammars.forget(request_id) or self._scheduler.finish(request_id)
 
     def _launch(self, batch: ScheduledBatch) -> None:
         """Put a step on the device and book what is known of it."""
@@ -231,17 +263,23 @@ class EngineCore:
             delta.finish_reason = FinishReason.LENGTH
         else:
             self._append(request, token_id, delta)
-            delta.logprobs = [logprobs] if (logprobs := output.logprobs[row]) else []
+            if delta.token_ids and (logprobs := output.logprobs[row]):
+                delta.logprobs = [logprobs]
         if delta.finish_reason is not None:
-            self._scheduler.finish(request.request_id)
+            self._finish(request.request_id)
         elif request.status is RequestStatus.RUNNING:
             self._commit(request)
         return delta
 
     def _append(self, request: Request, token_id: int, delta: TokenDelta) -> None:
-        """A pending token has become known."""
-        request.output_token_ids.append(token_id)
+        """A pending token has become known; one that the request's grammar does not take ends it."""
         request.num_pending_tokens -= 1
+        move = self._grammars.advance(request, token_id)
+        if not move.is_taken:
+            delta.finish_reason, delta.error = move.finish_reason, move.error
+            delta.is_grammar_error = move.error is not None
+            return
+        request.output_token_ids.append(token_id)
         self._stats.generation_tokens += 1
         delta.token_ids = [token_id]
         if len(request.output_token_ids) == 1:
@@ -249,6 +287,8 @@ class EngineCore:
         delta.finish_reason = finish_reason_of(request, self._eos_token_ids, self.info.max_model_len)
         if delta.finish_reason is FinishReason.STOP:
             delta.stop_token_id = token_id
+        else:
+            delta.finish_reason = move.finish_reason or delta.finish_reason
 
     def _count_prompt_tokens(self, item: ScheduledRequest) -> None:
         """Prompt tokens count once, when they are first computed; those from the prefix cache count as cached."""
@@ -277,3 +317,9 @@ class EngineCore:
             num_preemptions=request.num_preemptions,
             kv_receipt=self._receipt(request),
         )
+
+
+def _grammar_failure(begun: Begun) -> TokenDelta:
+    return TokenDelta(
+        begun.request.request_id, finish_reason=FinishReason.ERROR, error=begun.error, is_grammar_error=True
+    )

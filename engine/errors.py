@@ -27,11 +27,11 @@ class RequestRefusedError(EngineError):
     """A request that can never run.
 
     Attributes:
-        code: `context_length_exceeded`, `kv_capacity_exceeded` or `invalid_value`.
-        param: the wire name of the field to change.
+        code: `context_length_exceeded`, `kv_capacity_exceeded`, `invalid_grammar` or `invalid_value`.
+        param: the wire name of the field to change, where it is one.
     """
 
-    def __init__(self, message: str, *, code: str, param: str) -> None:
+    def __init__(self, message: str, *, code: str, param: str | None) -> None:
         super().__init__(message)
         self.code = code
         self.param = param

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from configs.cpu_list import parse_cpu_list
 from configs.engine import EngineSettings
 from configs.model import ModelSettings
 from configs.scheduler import SchedulerSettings
@@ -16,12 +18,14 @@ from engine import memory
 from engine.attention.registry import choose_backend
 from engine.checkpoint import Checkpoint, read_checkpoint
 from engine.core import EngineCore
+from engine.cpus import choose_num_threads, pin_process
 from engine.cuda_graph import CudaCapture
 from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
+from engine.grammar_states import GrammarStates
 from engine.graphs import DecodeGraphs, GraphShapes, graph_objections, graph_sizes, record_graphs
 from engine.info import EngineInfo
-from engine.kernels.select import select_kernels
+from engine.kernels.select import select_kernels, select_sampling
 from engine.models.decoder import Decoder
 from engine.models.tensor_names import build_weight_map
 from engine.rehearsal import Stage, measure_workspace
@@ -77,6 +81,9 @@ class Placement(NamedTuple):
     kv_cache_dtype: torch.dtype
 
 
+GetWeights = Callable[[Checkpoint, ModelSettings, Placement], dict[str, Tensor]]
+
+
 def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     """Load the checkpoint in `folder`, measure the largest step, and size the KV pool.
 
@@ -85,13 +92,23 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         KVCapacityError: the KV pool cannot hold one request of max_model_len tokens, or no step fits beside the weights.
         checkpoints.errors.CheckpointError: a file is missing, unreadable or corrupt.
     """
+    return build_engine(read_checkpoint(folder), settings, read_weights)
+
+
+def build_engine(checkpoint: Checkpoint, settings: EngineSettings, get_weights: GetWeights) -> EngineCore:
+    """An engine of weights that come from wherever `get_weights` has them.
+
+    Raises:
+        ModelLoadError: what the settings ask for is not there, or speaks against this model.
+        KVCapacityError: as in `load_engine`.
+    """
     phases = Phases()
     device = choose_device(settings.model_settings)
+    check_quantization(settings.model_settings.quantization, device)
     framework_bytes = memory.process_bytes(device)
     phases.end("imports")
-    checkpoint = read_checkpoint(folder)
     placement = _place(checkpoint, settings, device)
-    parameters = _load_parameters(checkpoint, settings.model_settings, placement)
+    parameters = get_weights(checkpoint, settings.model_settings, placement)
     phases.end("weights")
     kv_format = KV_FORMATS[placement.kv_cache_dtype_name]
     geometry = checkpoint.spec.kv_geometry(kv_format.dtype_bytes, settings.cache.block_size, kv_format.scale_bytes)
@@ -104,7 +121,8 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
     storage = KVStorage(geometry, pool.num_blocks + num_spare_blocks, placement.kv_cache_dtype, device)
     if sizes:
         phases.end("kv_cache")
-    runner, graph_memory = _build_runner(checkpoint, stage, storage, pool, sizes)
+    grammars = GrammarStates(checkpoint.spec.vocab_size, checkpoint.eos_token_ids)
+    runner, graph_memory = _build_runner(checkpoint, stage, storage, pool, sizes, grammars=grammars)
     ledger = memory.build_ledger(
         device,
         weights_bytes=sum(tensor.nbytes for tensor in parameters.values()),
@@ -119,6 +137,7 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         dtype=placement.dtype_name,
         kv_cache_dtype=placement.kv_cache_dtype_name,
         device=str(device),
+        kernels=stage.kernels.name,
         attention_backend=runner.attention.name,
         attention_objections=objections,
         vocab_size=checkpoint.spec.vocab_size,
@@ -129,22 +148,25 @@ def load_engine(folder: Path, settings: EngineSettings) -> EngineCore:
         num_blocks=pool.num_blocks,
         ledger=ledger,
         startup_s=phases.seconds,
+        quantization=settings.model_settings.quantization,
     )
     manager = KVCacheManager(geometry, pool.num_blocks, enable_prefix_cache=settings.cache.enable_prefix_cache)
     scheduler = Scheduler(settings.scheduler, manager)
-    return EngineCore(info, scheduler, runner, manager, enable_overlap=_overlaps(settings.scheduler, device))
+    enable_overlap = _overlaps(settings.scheduler, device)
+    return EngineCore(info, scheduler, runner, manager, grammars, enable_overlap=enable_overlap)
 
 
 def choose_device(settings: ModelSettings) -> torch.device:
     """The device that the settings name.
 
-    Side effects: sets PyTorch's number of CPU threads where the settings name one.
+    Side effects: the process is pinned to the CPUs that the settings name, and PyTorch's number of threads is set.
 
     Raises:
-        ModelLoadError: a GPU is asked for and PyTorch sees none.
+        ModelLoadError: a GPU is asked for and PyTorch sees none, or a CPU that the process may not use.
     """
-    if settings.num_threads:
-        torch.set_num_threads(settings.num_threads)
+    if settings.cpu_affinity:
+        pin_process(parse_cpu_list(settings.cpu_affinity))
+    torch.set_num_threads(choose_num_threads(settings.num_threads, torch.get_num_threads()))
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ModelLoadError("device cuda was asked for, but PyTorch sees no GPU; use --device cpu")
     has_gpu = settings.device != "cpu" and torch.cuda.is_available()
@@ -156,6 +178,19 @@ def _overlaps(settings: SchedulerSettings, device: torch.device) -> bool:
     return device.type == "cuda" if settings.enable_overlap == "auto" else settings.enable_overlap == "on"
 
 
+def check_quantization(quantization: str, device: torch.device) -> None:
+    """Refuse 8-bit weights where no kernels are fast with them.
+
+    Raises:
+        ModelLoadError: the device is no CPU.
+    """
+    if quantization != "none" and device.type != "cpu":
+        raise ModelLoadError(
+            f"--quantization {quantization} runs on a CPU only, and the model is to run on {device.type}: use --device cpu,"
+            " or leave --quantization out"
+        )
+
+
 def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.device) -> Placement:
     name = checkpoint.dtype_name(settings.model_settings)
     kv_name = resolve_kv_cache_dtype(settings.cache.kv_cache_dtype, name)
@@ -163,7 +198,12 @@ def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.devic
     return Placement(device, name, getattr(torch, name), kv_name, kv_cache_dtype)
 
 
-def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
+def read_weights(checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> dict[str, Tensor]:
+    """All parameters, from the checkpoint's files.
+
+    Raises:
+        ModelLoadError, CheckpointError: they do not fit the config, or cannot be read.
+    """
     return load_parameters(
         checkpoint.spec,
         build_weight_map(checkpoint.spec, checkpoint.tensor_names),
@@ -171,6 +211,8 @@ def _load_parameters(checkpoint: Checkpoint, settings: ModelSettings, placement:
         placement.dtype,
         placement.device,
         allow_non_finite=settings.allow_non_finite_weights,
+        quantization=settings.quantization,
+        kernels=select_kernels(placement.device, placement.dtype, settings.attention_backend),
     )
 
 
@@ -188,7 +230,10 @@ def _choose_stage(
         block_size=settings.cache.block_size,
     )
     kernels = select_kernels(placement.device, placement.dtype, wanted)
+    # Both take PyTorch's number of threads as it is now; a process that serves may lower it for PyTorch itself.
+    select_sampling(placement.device, torch.float32)
     pack_weights(checkpoint.spec, parameters, kernels)
+    logger.info("kernels: %s, threads: %d", kernels.name, torch.get_num_threads())
     passed_over = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in objections.items())
     logger.info("attention: %s%s", backend.name, f". Passed over: {passed_over}" if passed_over else "")
     stage = Stage(
@@ -220,10 +265,16 @@ def _graph_sizes(settings: EngineSettings, stage: Stage) -> list[int]:
 
 
 def _build_runner(
-    checkpoint: Checkpoint, stage: Stage, storage: KVStorage, pool: Pool, sizes: list[int]
+    checkpoint: Checkpoint,
+    stage: Stage,
+    storage: KVStorage,
+    pool: Pool,
+    sizes: list[int],
+    *,
+    grammars: GrammarStates,
 ) -> tuple[Runner, memory.GraphMemory]:
     """The runner, with graphs where there are to be some, and what these take."""
-    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels)
+    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels, stage.dtype)
     graphs, graph_memory = None, memory.GraphMemory()
     if sizes:
         graphs, graph_memory = _record_graphs(stage, decoder, storage, pool, sizes)
@@ -233,6 +284,7 @@ def _build_runner(
         block_size=stage.block_size,
         eos_token_ids=checkpoint.eos_token_ids,
         device=stage.device,
+        grammars=grammars,
         graphs=graphs,
     )
     return runner, graph_memory

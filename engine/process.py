@@ -30,6 +30,7 @@ from engine.messages import (
     Failed,
     FromEngine,
     Launch,
+    Learn,
     Ready,
     RequestsAnswer,
     StepResult,
@@ -90,6 +91,8 @@ class EngineProcess:
                     self._core.add(request)
                 case Abort(request_id):
                     self._core.abort(request_id)
+                case Learn(token_bytes):
+                    self._core.learn(token_bytes)
                 case AskBlocks() as question:
                     self._send(BlocksAnswer(question, self._core.block_snapshot()))
                 case AskRequests(request_ids) as question:

@@ -6,7 +6,7 @@ are taken when tokens need them; when there are none, the request that arrived l
 waits, to be computed again (its full blocks may still be found in the prefix cache).
 
 Nothing here looks at a token's value, so a step can be planned while the one before it runs: a token that is not read yet
-is pending, and counts. That a token was the last one by its value shows only when it is read: a step planned before that
+is pending, and counts. Only where a grammar has to read that token does its request sit out one step. That a token was the last one by its value shows only when it is read: a step planned before that
 computes one token too many.
 """
 
@@ -120,7 +120,8 @@ class Scheduler:
     def _running_in_order(self) -> tuple[list[Request], list[Request]]:
         """Decodes, then prefills, so that a long prompt never takes the budget from those that stream."""
         running = sorted(
-            (r for r in self._running.values() if not r.is_ending and self._may_run(r)), key=self._waiting.key
+            (r for r in self._running.values() if not (r.is_ending or r.awaits_token) and self._may_run(r)),
+            key=self._waiting.key,
         )
         decodes = [request for request in running if request.num_tokens - request.num_computed_tokens == 1]
         return decodes, [request for request in running if request.num_tokens - request.num_computed_tokens > 1]
@@ -183,7 +184,7 @@ class Scheduler:
         """
         while self._budget > 0 and len(self._running) < self._settings.max_num_seqs:
             request = self._waiting.peek(self._among)
-            if request is None or not self._try_start(request):
+            if request is None or request.awaits_token or not self._try_start(request):
                 return
 
     def _try_start(self, request: Request) -> bool:

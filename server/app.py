@@ -19,7 +19,7 @@ from server.errors import install_error_handlers
 from server.limits import RequestLimitsMiddleware
 from server.openapi import ERRORS, install_openapi
 from server.request_id import RequestIdMiddleware
-from server.routes import chat, completions, health, kv, kv_blocks, kv_plan, models, requests, tokenize
+from server.routes import chat, compare, completions, health, kv, kv_blocks, kv_plan, models, requests, tokenize
 from server.served_model import ServedModel, ServerState
 from server.start_report import print_start
 from server.tracing import Tracing, TracingMiddleware
@@ -39,10 +39,17 @@ def create_app(http: HTTPSettings, served: dict[str, ServedModel], tracing: Trac
         SettingsError: a key file cannot be used.
     """
     state = ServerState(http, served, created_s=int(time.time()), tracing=tracing)
-    app = FastAPI(title="headcount", version=version("headcount"), lifespan=_lifespan, redoc_url=None, responses=ERRORS)
+    app = FastAPI(
+        title="headcount",
+        version=version("headcount"),
+        lifespan=_lifespan,
+        redoc_url=None,
+        responses=ERRORS,
+        redirect_slashes=False,  # a redirect would be an answer without a body, and to where the client's Host header says
+    )
     app.state.server = state
     install_error_handlers(app)
-    for module in (completions, chat, models, tokenize, kv, kv_blocks, kv_plan, requests, health):
+    for module in (completions, chat, models, tokenize, kv, kv_blocks, kv_plan, requests, compare, health):
         app.include_router(module.router)
     install_openapi(app)
     # The last one added is the outermost: every response carries a request id, refused ones too.
@@ -68,8 +75,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await model.client.start()
     reports = [asyncio.create_task(_report(model)) for model in state.models.values()]
     yield
+    await state.comparisons.shutdown()
     await asyncio.gather(*(client.shutdown() for client in clients))
     await asyncio.gather(*reports)
+    await state.close()
     if state.tracing is not None:
         await asyncio.to_thread(state.tracing.shutdown)
 

@@ -103,6 +103,18 @@ def request_not_found(name: str) -> APIError:
     return APIError(404, message, "not_found_error", "request_not_found")
 
 
+def comparison_not_found(name: str) -> APIError:
+    """404: no comparison of that name runs or is kept."""
+    message = f"no comparison {echo(name)} runs or is kept here; GET /v1/compare lists them"
+    return APIError(404, message, "not_found_error", "comparison_not_found")
+
+
+def comparison_running(name: str) -> APIError:
+    """409: only one comparison runs at a time."""
+    message = f"the comparison {name} is running, and one runs at a time: wait for its end, or stop it with DELETE"
+    return APIError(409, message, "conflict_error", "comparison_running")
+
+
 def body_too_large(max_body_bytes: int) -> APIError:
     """413: the request body is over the limit."""
     message = f"the request body may hold at most {max_body_bytes} bytes; send a shorter one"
@@ -244,7 +256,14 @@ def from_validation(
     # A field of several types fails once for each of them. The member that came furthest is what the client meant.
     related = [path for path, _ in problems if path[: len(first_path)] == first_path]
     deepest = max(related, key=len)
-    return _field_error(deepest, [problem for path, problem in problems if path == deepest], model)
+    found = [problem for path, problem in problems if path == deepest]
+    # Where one member has the right type, what is wrong with the value there is all that counts.
+    return _field_error(deepest, [problem for problem in found if not _is_of_type(problem)] or found, model)
+
+
+def _is_of_type(problem: Mapping[str, Any]) -> bool:
+    """True where the value has the wrong type, not the wrong contents."""
+    return bool(re.search(r"_(type|parsing|from_float)$", problem["type"]))
 
 
 def _most_telling(problems: list[_Problem]) -> _Problem:
@@ -272,7 +291,7 @@ def _field_error(path: _Path, problems: list[dict[str, Any]], model: type[BaseMo
         return invalid_request(str(first["ctx"]["error"]), param=param)
     requirement = " or ".join(dict.fromkeys(_requirement(problem["msg"]) for problem in problems))
     requirement = requirement.replace(" or must be ", " or ")
-    code = "invalid_type" if re.search(r"_(type|parsing|from_float)$", first["type"]) else "invalid_value"
+    code = "invalid_type" if _is_of_type(first) else "invalid_value"
     return invalid_request(f"{name} {requirement}, got {echo(first['input'])}", code=code, param=param)
 
 
@@ -300,7 +319,7 @@ def _path(problem: Mapping[str, Any], body: object) -> _Path:
     path: list[str | int] = []
     value = body
     for position, part in enumerate(loc[1:], 2):
-        is_missing = problem["type"] == "missing" and position == len(loc)
+        is_missing = problem["type"] in ("missing", "missing_field") and position == len(loc)
         if isinstance(value, dict) and (part in value or is_missing):
             path.append(part)
             value = value.get(part)

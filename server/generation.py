@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.errors import EngineError, EngineUnavailableError, RequestCutError, StepFailedError
+from engine.errors import (
+    EngineError,
+    EngineUnavailableError,
+    RequestCutError,
+    RequestRefusedError,
+    StepFailedError,
+)
 from engine.request import FinishReason, KVReceipt, Request, TokenDelta, TokenLogprobs
 from kvcache.geometry import KVGeometry
 from server.metrics import Metrics
@@ -71,6 +77,7 @@ class Choice:
             EngineUnavailableError: the engine ended before the request did.
             StepFailedError: the engine failed at this request.
             RequestCutError: its time was up, or nobody read it.
+            RequestRefusedError: its grammar cannot go on.
         """
         last_s = self._start_s
         try:
@@ -130,6 +137,8 @@ def _error_of(delta: TokenDelta) -> EngineError:
     message = delta.error or "the request was aborted"
     if delta.error_code is not None:
         return RequestCutError(message, code=delta.error_code)
+    if delta.is_grammar_error:
+        return RequestRefusedError(message, code="invalid_grammar", param=None)
     if delta.is_engine_lost:
         code = "draining" if delta.finish_reason is FinishReason.ABORT else "engine_unavailable"
         return EngineUnavailableError(message, retry_after_s=1.0, code=code)

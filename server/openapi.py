@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from server.compare.records import ComparisonRecord
 from server.errors import ErrorResponse
 from server.protocol.kv_blocks import BlockMapOut, RequestStatesOut
 from server.protocol.responses import ChatChoice, ChatChunkChoice, CompletionChoice, Usage
@@ -13,7 +14,17 @@ from server.protocol.tokens import Detokenized, Tokenized
 Responses = dict[int | str, dict[str, Any]]
 Schema = dict[str, Any]
 
-_STRUCTS = (CompletionChoice, ChatChoice, ChatChunkChoice, Usage, Tokenized, Detokenized, BlockMapOut, RequestStatesOut)
+_STRUCTS = (
+    CompletionChoice,
+    ChatChoice,
+    ChatChunkChoice,
+    Usage,
+    Tokenized,
+    Detokenized,
+    BlockMapOut,
+    RequestStatesOut,
+    ComparisonRecord,
+)
 
 ERRORS: Responses = {
     "4XX": {"model": ErrorResponse, "description": "The request is at fault: the message says what to change"},
@@ -46,9 +57,15 @@ _ANSWERS = {
 }
 
 
+def _events(data: str) -> dict[str, Any]:
+    """Server-sent events, by what the `data` of each is."""
+    properties = {"data": {"type": "string", "description": data}}
+    return {"text/event-stream": {"itemSchema": {"type": "object", "properties": properties, "required": ["data"]}}}
+
+
 def _generation(whole: str, chunk: str) -> Responses:
-    stream = {"type": "string", "description": f"`data:` lines, each a {chunk} in JSON; the last one is `[DONE]`"}
-    content = {"application/json": {"schema": _reference(whole)}, "text/event-stream": {"schema": stream}}
+    events = _events(f"{chunk} in JSON, or an error; at last `[DONE]`")
+    content = {"application/json": {"schema": _reference(whole)}, **events}
     return {200: {"description": "The whole answer, or with `stream` a stream of chunks", "content": content}}
 
 
@@ -62,6 +79,33 @@ TOKENIZE = _json("Tokenized")
 DETOKENIZE = _json("Detokenized")
 BLOCK_MAP = _json("BlockMapOut")
 REQUEST_STATES = _json("RequestStatesOut")
+
+
+COMPARISON = _json("ComparisonRecord")
+COMPARISON_STARTED: Responses = {202: {**COMPARISON[200], "description": "It has begun"}}
+COMPARISONS: Responses = {
+    200: {
+        "description": "Without their results",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "object": {"const": "list"},
+                        "data": {"type": "array", "items": _reference("ComparisonRecord")},
+                    },
+                    "required": ["object", "data"],
+                }
+            }
+        },
+    }
+}
+COMPARISON_EVENTS: Responses = {
+    200: {
+        "description": "From the start on",
+        "content": _events("an event in JSON, whose `type` is progress, variant or end; at last `[DONE]`"),
+    }
+}
 
 
 def install_openapi(app: FastAPI) -> None:

@@ -174,6 +174,7 @@ class DrainingServer(uvicorn.Server):
             await asyncio.sleep(DRAIN_POLL_S)
         if self._state.num_open_requests:
             logger.warning("%d requests were still running: they are cut off", self._state.num_open_requests)
+        await self._state.comparisons.shutdown()
         # Ends every open stream with an error event and [DONE], which uvicorn would not.
         await asyncio.gather(*(model.client.shutdown() for model in self._state.models.values()))
         self.should_exit = True

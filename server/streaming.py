@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -45,18 +45,20 @@ async def respond(http_request: HTTPRequest, writer: Writer) -> Response:
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-class EventStream(StreamingResponse):
-    """The response as server-sent events. Its choices end with it, however it ends.
+class SentEvents(StreamingResponse):
+    """A response of server-sent events.
 
     Args:
-        writer: makes the chunks.
-        options: what the stream tells beside the text.
+        events: what is sent, framed.
+        close: called once the response has ended, however it ended.
         keep_alive_interval_s: after this long without an event a comment is sent, so that proxies keep it open.
     """
 
-    def __init__(self, writer: Writer, options: StreamOptions | None, keep_alive_interval_s: float) -> None:
-        self._writer = writer
-        self._events = stream_events(writer, options or StreamOptions())
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], close: Callable[[], None], keep_alive_interval_s: float
+    ) -> None:
+        self._events = events
+        self._close = close
         self._interval_s = keep_alive_interval_s
         self._last_sent_s = 0.0
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -68,7 +70,7 @@ class EventStream(StreamingResponse):
             with contextlib.suppress(ClientGoneError):
                 await until_disconnect(receive, self._send_all(send))
         finally:
-            self._writer.close()  # also where the client left before the first event was asked for
+            self._close()  # also where the client left before the first event was asked for
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -95,6 +97,19 @@ class EventStream(StreamingResponse):
             await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
 
 
+class EventStream(SentEvents):
+    """A generation's response as server-sent events. Its choices end with it, however it ends.
+
+    Args:
+        writer: makes the chunks.
+        options: what the stream tells beside the text.
+        keep_alive_interval_s: see SentEvents.
+    """
+
+    def __init__(self, writer: Writer, options: StreamOptions | None, keep_alive_interval_s: float) -> None:
+        super().__init__(stream_events(writer, options or StreamOptions()), writer.close, keep_alive_interval_s)
+
+
 async def stream_events(writer: Writer, options: StreamOptions) -> AsyncGenerator[bytes, None]:
     """Opening, chunks, usage where asked for, [DONE]; an error on the way is one event before [DONE].
 
@@ -108,9 +123,9 @@ async def stream_events(writer: Writer, options: StreamOptions) -> AsyncGenerato
                 for answer in writer.chunks(event):
                     yield _frame(writer, answer, options)
         if options.include_usage:
-            yield _data(writer.usage_chunk())
+            yield data_event(writer.usage_chunk())
     except Exception as error:
-        yield _data(error_body(error_of(error)))
+        yield data_event(error_body(error_of(error)))
     finally:
         writer.close()
     yield DONE
@@ -150,10 +165,11 @@ async def _collect(writer: Writer) -> Answer:
 def _frame(writer: Writer, answer: Answer, options: StreamOptions) -> bytes:
     if options.include_usage or options.continuous_usage_stats:
         writer.add_usage(answer, is_known=options.continuous_usage_stats)
-    return _data(answer)
+    return data_event(answer)
 
 
-def _data(content: object) -> bytes:
+def data_event(content: object) -> bytes:
+    """One event that holds `content` as JSON."""
     data = msgspec.json.encode(content)
     for char, escaped in LINE_BREAKS:
         data = data.replace(char, escaped)

@@ -1,6 +1,10 @@
-"""Options of the whole suite."""
+"""What all tests share: options of the long ones; cases of hypothesis have no deadline, which a busy machine would miss."""
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("headcount", deadline=None)
+settings.load_profile("headcount")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

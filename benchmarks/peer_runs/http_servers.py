@@ -17,8 +17,9 @@ import httpx
 
 from benchmarks.peer_runs.processes import ROOT, PeerError
 from server.cli.bench_load import LoadOptions
-from server.cli.bench_report import LevelReport, sum_up
-from server.cli.bench_run import WORDS, run_closed_loop
+from server.cli.bench_run import run_closed_loop
+from server.load.prompts import WORDS
+from server.load.summary import LevelReport, sum_up
 from server.tokenizer import Tokenizer
 
 START_S = 120.0

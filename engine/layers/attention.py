@@ -44,7 +44,8 @@ class Attention:
         qkv = self._qkv(x)
         if spec.qkv_clip is not None:
             qkv = qkv.clamp(-spec.qkv_clip, spec.qkv_clip)
-        qk, v = qkv.split((spec.q_width + spec.k_width, spec.v_width), dim=-1)
+        # Slices, not a split: only views that come one by one can be changed in place under autograd (engine/observing.py).
+        qk, v = qkv[:, : spec.q_width + spec.k_width], qkv[:, spec.q_width + spec.k_width :]
         q, k = self._turn(qk.unflatten(-1, (spec.num_q_heads + spec.num_kv_heads, spec.k_head_dim)), step)
         if spec.query_growth:
             q = grow_queries(q, step.positions, spec.query_growth)
@@ -56,7 +57,7 @@ class Attention:
         spec = self._spec
         angles = step.angles[spec.rope] if spec.rope else None
         is_interleaved = spec.rope is not None and spec.rope.is_interleaved
-        q, k = qk.split((spec.num_q_heads, spec.num_kv_heads), dim=1)
+        q, k = qk[:, : spec.num_q_heads], qk[:, spec.num_q_heads :]
         if self._norms is not None and spec.qk_norm and not spec.qk_norm.is_after_rope:
             q, k = (norm(heads) for norm, heads in zip(self._norms, (q, k), strict=True))
             if angles:

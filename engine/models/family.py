@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from engine.models.config_fields import Config
+from engine.models.kv_head_fields import kv_heads_field
 from engine.models.spec import DecoderSpec
 from engine.models.tensor_names import TensorNames
 
@@ -26,6 +27,8 @@ class Family(NamedTuple):
         older_names: of its architectures, in checkpoints that were published before transformers had the family, and the
             model_type of those that name no architecture.
         limits: what is not supported, and why; for docs/models.md.
+        with_kv_heads: config.json and a number -> the same config with that many key/value heads in every layer, as
+            transformers reads it; raises ModelLoadError where it cannot say so.
     """
 
     architectures: tuple[str, ...]
@@ -34,6 +37,7 @@ class Family(NamedTuple):
     published: Published
     older_names: tuple[str, ...] = ()
     limits: str = ""
+    with_kv_heads: Callable[[Config, int], dict[str, Any]] = kv_heads_field("num_key_value_heads")
 
     def names(self, config: Config) -> TensorNames:
         """What the tensors of the checkpoint with this config are called."""

@@ -11,13 +11,18 @@ from rich.console import Console
 from checkpoints.errors import CheckpointError
 from configs.errors import SettingsError
 from engine.errors import EngineError
+from engine.kernels.build import describe_library
+from heads.errors import HeadsError
 from server.cli.bench import bench
 from server.cli.chat import chat
+from server.cli.compare import compare
 from server.cli.errors import CommandError, usage_problems
+from server.cli.heads import build_heads_app
 from server.cli.import_ import import_model
 from server.cli.plan import plan
 from server.cli.serve import serve
-from server.cli.sources import apply_sources
+from server.cli.sources import apply_comparison_sources, apply_sources
+from server.compare.errors import ComparisonError
 
 HELP = """Serve decoder-only language models, and see what every key/value head costs.
 
@@ -26,7 +31,7 @@ HELP = """Serve decoder-only language models, and see what every key/value head 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-EXPECTED_ERRORS = (CommandError, SettingsError, CheckpointError, EngineError)
+EXPECTED_ERRORS = (CommandError, SettingsError, CheckpointError, EngineError, HeadsError, ComparisonError)
 """What users can mend; everything else is a bug and shows its traceback."""
 
 
@@ -70,16 +75,19 @@ def build_app() -> App:
     app.command(chat, name="chat")
     app.command(plan, name="plan")
     app.command(bench, name="bench")
+    app.command(compare, name="compare", config=[apply_comparison_sources])
     app.command(import_model, name="import")
+    app.command(build_heads_app())
     return app
 
 
 def read_version() -> str:
-    """The installed version of headcount."""
+    """The installed version of headcount, and which native kernels a CPU gets here."""
     try:
-        return version("headcount")
+        installed = version("headcount")
     except PackageNotFoundError:
-        return "unknown (not installed)"
+        installed = "unknown (not installed)"
+    return f"{installed} (native CPU kernels: {describe_library()})"
 
 
 def _silence_stdout() -> None:

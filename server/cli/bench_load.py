@@ -8,6 +8,7 @@ from cyclopts import Group, Parameter
 from pydantic import Field, field_validator, model_validator
 
 from configs.base import Settings
+from server.load.prompts import draw_prompts
 
 OBJECTIVES = ("ttft", "itl", "tpot", "e2e")
 OPEN_LOOP_S = 30.0
@@ -102,12 +103,11 @@ class LoadOptions(Settings):
 
     def bodies(self, model: str, token_ids: list[int]) -> Iterator[Body]:
         """Completion requests without end, each with a prompt of its own, drawn from `token_ids`."""
-        draw = random.Random(self.seed)  # noqa: S311  prompts are no secret
         shortest = self.min_prompt_tokens or self.prompt_tokens
-        while True:
+        for prompt in draw_prompts(token_ids, shortest, self.prompt_tokens, self.seed):
             yield {
                 "model": model,
-                "prompt": draw.choices(token_ids, k=draw.randint(shortest, self.prompt_tokens)),
+                "prompt": prompt,
                 "max_tokens": self.max_tokens,
                 "temperature": 0,
                 "ignore_eos": True,

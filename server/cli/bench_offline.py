@@ -16,9 +16,10 @@ from engine.models.spec import DecoderSpec
 from engine.request import Request, SamplingParams
 from kvcache.geometry import KVGeometry
 from server.cli.bench_ceiling import Ceilings, measure_ceilings
-from server.cli.bench_report import VERSIONED, command_line, percentiles
+from server.cli.bench_report import VERSIONED, command_line
 from server.cli.bench_sweep import STEP_TOKENS, SweepOptions
 from server.cli.machine import machine_facts, versions_of
+from server.load.summary import percentiles
 
 if TYPE_CHECKING:
     from headcount import LLM

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,58 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from server.cli.bench_load import Body, LoadOptions
-from server.cli.bench_stream import RequestTimes, time_request
+from server.cli.bench_stream import time_request
 from server.cli.errors import CommandError
 from server.cli.options import ServerOptions
 from server.cli.sse import refuse
+from server.load.prompts import WORDS
+from server.load.times import LevelTimes, RequestFailedError, RequestTimes, closed_loop
 
 WARM_UP_TOKENS = 8
 REQUEST_TIMEOUT_S = 600.0
-WORDS = (
-    "The quick brown fox jumps over the lazy dog while seven wizards make toxic brew for the evil queen and her"
-    " jovial zebra; some people count heads, others measure memory, and a few read every page twice before lunch."
-)
-"""Its token ids are what prompts are drawn from: ordinary ones, whatever the vocabulary."""
-
-
-class LevelTimes(msgspec.Struct):
-    """All requests at one concurrency, or at one rate.
-
-    Attributes:
-        concurrency: requests kept running at once; None in an open loop.
-        request_rate: requests a second; None in a closed loop.
-        most_at_once: requests that were under way at the same time.
-        wall_s: from the first request's start to the last one's end.
-        errors: message -> requests that ended with it.
-    """
-
-    concurrency: int | None = None
-    request_rate: float | None = None
-    most_at_once: int = 0
-    wall_s: float = 0.0
-    completed: list[RequestTimes] = []
-    errors: Counter[str] = msgspec.field(default_factory=Counter)
-    _num_running: int = 0
-
-    @property
-    def num_completed(self) -> int:
-        """Requests that ended well."""
-        return len(self.completed)
-
-    @property
-    def title(self) -> str:
-        """`8 at once` or `2.5 a second`."""
-        return f"{self.concurrency} at once" if self.request_rate is None else f"{self.request_rate:g} a second"
-
-    async def add(self, client: httpx.AsyncClient, body: Body, due_s: float | None = None) -> None:
-        """Send one request and book how it ended."""
-        self._num_running += 1
-        self.most_at_once = max(self.most_at_once, self._num_running)
-        try:
-            self.completed.append(await time_request(client, body, due_s))
-        except (CommandError, httpx.HTTPError) as error:
-            self.errors[str(error) or type(error).__name__] += 1
-        self._num_running -= 1
 
 
 class Measured(msgspec.Struct):
@@ -126,21 +83,16 @@ async def run_closed_loop(
     client: httpx.AsyncClient, bodies: Iterator[Body], concurrency: int, num_requests: int
 ) -> LevelTimes:
     """Send `num_requests` requests, `concurrency` at a time: as soon as one ends, the next one is sent."""
-    level = LevelTimes(concurrency=concurrency)
-    pending = iter([next(bodies) for _ in range(num_requests)])
-    with _progress(level.title, num_requests) as advance:
+    sends = [partial(_send, client, next(bodies)) for _ in range(num_requests)]
+    with _progress(LevelTimes(concurrency).title, num_requests) as advance:
+        return await closed_loop(sends, concurrency, advance)
 
-        async def work() -> None:
-            for body in pending:
-                await level.add(client, body)
-                advance()
 
-        started_s = time.perf_counter()
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(min(concurrency, num_requests)):
-                workers.create_task(work())
-        level.wall_s = time.perf_counter() - started_s
-    return level
+async def _send(client: httpx.AsyncClient, body: Body, due_s: float | None = None) -> RequestTimes:
+    try:
+        return await time_request(client, body, due_s)
+    except (CommandError, httpx.HTTPError) as error:
+        raise RequestFailedError(str(error) or type(error).__name__) from error
 
 
 async def run_open_loop(
@@ -154,7 +106,7 @@ async def run_open_loop(
 
         async def send(due_s: float, body: Body) -> None:
             await asyncio.sleep(due_s - time.perf_counter())
-            await level.add(client, body, due_s)
+            await level.add(_send(client, body, due_s))
             advance()
 
         async with asyncio.TaskGroup() as requests:

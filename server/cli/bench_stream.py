@@ -1,38 +1,13 @@
 """One streamed request, timed."""
 
 import time
-from itertools import pairwise
 from typing import Any
 
 import httpx
-import msgspec
 
 from server.cli.errors import CommandError
 from server.cli.sse import parse_event, refuse
-
-
-class RequestTimes(msgspec.Struct):
-    """What one request took.
-
-    Attributes:
-        ttft_s: from when it was due to the first token.
-        itl_s: from each piece of the answer to the next.
-        e2e_s: from when it was due to the end.
-        tpot_s: mean time of a token after the first; None where there is only one.
-    """
-
-    ttft_s: float
-    itl_s: list[float]
-    e2e_s: float
-    tpot_s: float | None
-    prompt_tokens: int
-    output_tokens: int
-
-    def meets(self, objectives_s: dict[str, float]) -> bool:
-        """Whether it stayed within every objective: ttft, itl (its longest gap), tpot and e2e."""
-        longest_gap_s = max(self.itl_s, default=0.0)
-        taken = {"ttft": self.ttft_s, "itl": longest_gap_s, "tpot": self.tpot_s or 0.0, "e2e": self.e2e_s}
-        return all(taken[name] <= limit_s for name, limit_s in objectives_s.items())
+from server.load.times import RequestTimes
 
 
 async def time_request(client: httpx.AsyncClient, body: dict[str, Any], due_s: float | None = None) -> RequestTimes:
@@ -67,14 +42,7 @@ async def time_request(client: httpx.AsyncClient, body: dict[str, Any], due_s: f
     num_tokens = usage["completion_tokens"]
     if num_tokens != body["max_tokens"]:
         raise CommandError(f"the answer has another length: expected {body['max_tokens']} tokens, got {num_tokens}")
-    return RequestTimes(
-        ttft_s=arrivals[0] - started_s,
-        itl_s=[later - earlier for earlier, later in pairwise(arrivals)],
-        e2e_s=ended_s - started_s,
-        tpot_s=(arrivals[-1] - arrivals[0]) / (num_tokens - 1) if num_tokens > 1 else None,
-        prompt_tokens=usage["prompt_tokens"],
-        output_tokens=num_tokens,
-    )
+    return RequestTimes.of(started_s, arrivals, ended_s, prompt_tokens=usage["prompt_tokens"], output_tokens=num_tokens)
 
 
 def _event(line: str) -> dict[str, Any] | None:

@@ -5,7 +5,8 @@ from rich.console import Console
 from rich.table import Table
 
 from server.cli.bench_offline import OfflineReport
-from server.cli.bench_report import QUANTILES, LevelReport, Report
+from server.cli.bench_report import Report
+from server.load.summary import QUANTILES, LevelReport
 
 LATENCIES = {"TTFT": "ttft_s", "ITL": "itl_s", "TPOT": "tpot_s", "E2E": "e2e_s"}
 

@@ -11,7 +11,7 @@ DEFAULTS = ServeSettings()
 
 
 def serve(
-    *,
+    *sources: Annotated[str, Parameter(show_default=False)],
     settings: ServeSettings = DEFAULTS,
     config: Annotated[Path | None, Parameter(show_default=False)] = None,
     preset: str | None = None,
@@ -22,14 +22,18 @@ def serve(
     flags come before variables, variables before --config, --config before --preset.
 
     Args:
+        sources: models to serve, as --model: `headcount serve demo small=/models/small`.
         settings: the models, their engines and the HTTP front.
         config: TOML file of settings, with a table `[models.NAME]` for a model that has settings of its own.
         preset: a settings file that comes with headcount: cpu, demo or h200.
     """
     from checkpoints.resolve import resolve_model
+    from configs.fields import with_overrides
     from server.run import serve as run_server
     from server.served_model import load_served_model
 
+    if sources:
+        settings = with_overrides(settings, {"model": (*sources, *settings.model)}, "the command line")
     folders = [(entry, resolve_model(entry.source)) for entry in settings.entries()]
     models = {entry.name: load_served_model(entry.name, folder, entry.settings) for entry, folder in folders}
     return run_server(settings.http, models, settings.tracing)

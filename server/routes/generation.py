@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from engine.errors import EngineError, RequestRefusedError
 from engine.request import Request
+from server.bad_words import spell_bad_words
 from server.errors import APIError, error_of, invalid_request
 from server.generation import Choice
 from server.protocol.generation import GenerationBody
@@ -35,6 +36,8 @@ class Wanted(NamedTuple):
         logprobs: most probable tokens to list for output tokens; None: no log-probabilities.
         prompt_logprobs: the same for prompt tokens.
         names: what the request calls the fields that the engine knows by another name.
+        grammar: that outputs must match; empty: anything.
+        kept_token_ids: special tokens that are part of the text, whatever the request says of others.
     """
 
     prompts: list[list[int]]
@@ -42,6 +45,8 @@ class Wanted(NamedTuple):
     logprobs: int | None
     prompt_logprobs: int | None
     names: Mapping[str, str] = {}
+    grammar: str = ""
+    kept_token_ids: frozenset[int] = frozenset()
 
 
 def check_body(body: GenerationBody, state: ServerState) -> None:
@@ -50,9 +55,10 @@ def check_body(body: GenerationBody, state: ServerState) -> None:
     Raises:
         APIError: one is out of range (400).
     """
-    limit = state.http.max_num_choices
-    if body.n > limit:
-        raise invalid_request(f"n must be at most {limit}, got {body.n}", code="invalid_value", param="n")
+    limit, num_choices = state.http.max_num_choices, body.num_choices_per_prompt
+    if num_choices > limit:
+        name = "n" if num_choices == body.n else "best_of"
+        raise invalid_request(f"{name} must be at most {limit}, got {num_choices}", code="invalid_value", param=name)
     if body.stream_options is not None and not body.stream:
         raise invalid_request(
             "stream_options is only allowed with stream: true", code="invalid_value", param="stream_options"
@@ -83,7 +89,7 @@ def check_logprobs_bytes(wanted: Wanted, num_choices: int, max_bytes: int) -> No
 def build_choices(
     http_request: HTTPRequest, body: GenerationBody, model: ServedModel, wanted: Wanted, *, id_prefix: str
 ) -> list[Choice]:
-    """N choices for each prompt, in order; the engine has checked each, and has it in its queue.
+    """All choices of each prompt, in order; the engine has checked each, and has it in its queue.
 
     Args:
         http_request: says whose cached blocks may be shared.
@@ -98,12 +104,13 @@ def build_choices(
     """
     state: ServerState = http_request.app.state.server
     name, salt = new_response_id(id_prefix), prefix_salt(http_request, body.cache_salt)
+    bad_words_token_ids = spell_bad_words(body.bad_words, model.tokenizer)
     choices: list[Choice] = []
     try:
-        model.client.check_room(wanted.prompts, body.n)
-        check_logprobs_bytes(wanted, body.n, state.http.max_logprobs_bytes)
+        model.client.check_room(wanted.prompts, body.num_choices_per_prompt)
+        check_logprobs_bytes(wanted, body.num_choices_per_prompt, state.http.max_logprobs_bytes)
         for prompt_idx, prompt_token_ids in enumerate(wanted.prompts):
-            for choice_idx in range(body.n):
+            for choice_idx in range(body.num_choices_per_prompt):
                 params = build_sampling_params(
                     body,
                     model.defaults,
@@ -111,6 +118,8 @@ def build_choices(
                     logprobs=wanted.logprobs,
                     prompt_logprobs=wanted.prompt_logprobs,
                     choice_idx=choice_idx,
+                    bad_words_token_ids=bad_words_token_ids,
+                    grammar=wanted.grammar,
                 )
                 request = Request(
                     request_id=engine_request_id(name, len(choices)),
@@ -123,17 +132,34 @@ def build_choices(
                     enable_kv_receipt=body.kv_receipt,
                 )
                 trace = trace_choice(state.tracing, getattr(http_request.state, "span", None), model.name, request)
-                assembler = _assembler(body, model, request)
+                assembler = _assembler(body, model, request, wanted)
                 choices.append(Choice(len(choices), model, request, assembler, state.metrics, trace=trace))
     except (APIError, EngineError) as error:
         state.metrics.count_rejected(model.name, error_of(error).code)
         for choice in choices:
             choice.close()
         if isinstance(error, RequestRefusedError):
-            param = wanted.names.get(error.param, error.param)
+            param = wanted.names.get(error.param or "", error.param)
             raise RequestRefusedError(str(error), code=error.code, param=param) from None
         raise
     return choices
+
+
+def truncate_prompt(prompt: list[int], body: GenerationBody, max_tokens: int | None, max_model_len: int) -> list[int]:
+    """The end of a prompt that `truncate_prompt_tokens` asks for.
+
+    Args:
+        prompt: token ids.
+        body: the request.
+        max_tokens: as the request says, which must fit behind the prompt.
+        max_model_len: of the model.
+    """
+    num_kept = body.truncate_prompt_tokens
+    if num_kept is None:
+        return prompt
+    if num_kept == -1:
+        num_kept = max(1, max_model_len - max(1, max_tokens or 0))
+    return prompt[-num_kept:]
 
 
 async def send(http_request: HTTPRequest, body: GenerationBody, writer: Writer) -> Response:
@@ -144,11 +170,12 @@ async def send(http_request: HTTPRequest, body: GenerationBody, writer: Writer) 
     return await respond(http_request, writer)
 
 
-def _assembler(body: GenerationBody, model: ServedModel, request: Request) -> TextAssembler:
+def _assembler(body: GenerationBody, model: ServedModel, request: Request, wanted: Wanted) -> TextAssembler:
     return TextAssembler(
         model.tokenizer,
         request.prompt_token_ids,
         request.sampling_params,
         skip_special_tokens=body.skip_special_tokens,
         include_stop=body.include_stop_str_in_output,
+        kept_token_ids=wanted.kept_token_ids,
     )

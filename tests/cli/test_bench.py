@@ -10,9 +10,9 @@ import pytest
 
 from headcount import main
 from server.cli.bench_load import LoadOptions, parse_slo
-from server.cli.bench_report import _without_key, percentiles, sum_up
-from server.cli.bench_run import LevelTimes
-from server.cli.bench_stream import RequestTimes
+from server.cli.bench_report import _without_key
+from server.load.summary import percentiles, sum_up
+from server.load.times import LevelTimes, RequestTimes
 from tests.cli.conftest import FakeServer
 
 

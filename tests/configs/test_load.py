@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.compare import CompareSettings
 from configs.errors import SettingsError
 from configs.fields import flat_fields, with_overrides
 from configs.load import preset_names, read_env, read_layers, read_preset, read_toml
@@ -68,6 +69,13 @@ def test_every_preset_is_valid(name: str) -> None:
     values = read_preset(name).values
     settings = with_overrides(ServeSettings(), values, name)
     assert settings != ServeSettings()
+
+
+def test_a_preset_belongs_to_one_command() -> None:
+    assert preset_names(CompareSettings) == ["compare"]
+    assert with_overrides(CompareSettings(), read_preset("compare", CompareSettings).values, "compare")
+    with pytest.raises(SettingsError, match="unknown preset compare"):
+        read_preset("compare")
 
 
 def test_an_unknown_preset_is_refused_with_those_that_are() -> None:

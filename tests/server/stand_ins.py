@@ -40,6 +40,7 @@ def make_info(
         dtype="bfloat16",
         kv_cache_dtype=kv_cache_dtype,
         device="cpu",
+        kernels="cpu (generic)",
         attention_backend="reference",
         attention_objections={"flash": ["needs a CUDA device"]},
         vocab_size=100,
@@ -63,6 +64,7 @@ class FakeClient:
         self.info = info
         self.stats = EngineStats()
         self.num_restarts = 0
+        self.num_requests = 0
         self.on_stats: Any = None
         self.snapshot: BlockSnapshot | None = None
         self.states: dict[str, RequestState] = {}

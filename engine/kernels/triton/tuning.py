@@ -5,11 +5,12 @@ nothing they take the tables of tiles.py. One file holds every GPU; a choice bel
 shapes whose answers should be the same.
 """
 
+import contextlib
 import functools
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from engine.kernels.triton.tiles import Tile
 FILE_NAME = "triton-tiles.json"
 
 _log = logging.getLogger(__name__)
+_forced: dict[str, Tile] = {}
 
 
 class ShapeClass(NamedTuple):
@@ -47,10 +49,22 @@ class ShapeClass(NamedTuple):
 
 
 def find_tile(shape: ShapeClass, default: Tile, device: torch.device) -> Tile:
-    """The tile that was fastest on this device, else the default; off a GPU always the default."""
+    """The tile that is forced, else the one that was fastest on this device, else the default."""
+    if shape.key in _forced:
+        return _forced[shape.key]
     if device.type != "cuda":
         return default
     return _choices_of(_gpu_name(device)).get(shape.key, default)
+
+
+@contextlib.contextmanager
+def forced(shape: ShapeClass, tile: Tile) -> Iterator[None]:
+    """Launches of this shape take this tile, to be timed."""
+    _forced[shape.key] = tile
+    try:
+        yield
+    finally:
+        del _forced[shape.key]
 
 
 def tune(
@@ -67,7 +81,7 @@ def tune(
     Args:
         shape: of the kernel's arguments.
         candidates: to choose from.
-        measure: seconds of a launch with this tile; raises RuntimeError where the GPU cannot run it.
+        measure: seconds of a launch with this tile; raises where the GPU cannot run it.
         gpu: its name, as PyTorch says it.
         path: of the file; None: in the user's cache folder.
 
@@ -134,6 +148,6 @@ def _try(measure: Callable[[Tile], float], tile: Tile) -> float | None:
     """None where the GPU has too little shared memory or too few registers for it."""
     try:
         return measure(tile)
-    except RuntimeError as error:
+    except Exception as error:  # Triton's errors have no common class that could be named without importing it
         _log.info("%s does not run: %s", tile, error)
         return None

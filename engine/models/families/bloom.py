@@ -4,6 +4,7 @@ from engine.models.alibi import alibi_slopes
 from engine.models.config_fields import Config, Renamed, only, positive
 from engine.models.families import gpt_neox
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import mha_only
 from engine.models.row_orders import grouped_qkv
 from engine.models.spec import DecoderSpec, EmbeddingSpec
 from engine.models.standard import read_decoder, read_layer, read_layer_norm, read_plain_mlp
@@ -58,4 +59,5 @@ FAMILY = Family(
     published=Published(
         "bigscience/bloom-560m", {"n_embed": 1024, "n_layer": 24, "num_attention_heads": 16, "vocab_size": 250880}
     ),
+    with_kv_heads=mha_only,
 )

@@ -2,6 +2,7 @@
 
 from engine.models.families import gptj
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import mha_only
 from engine.models.row_orders import blocked_qvk
 from engine.models.tensor_names import tensors
 
@@ -13,4 +14,5 @@ FAMILY = Family(
         "Salesforce/codegen-350M-mono",
         {"n_embd": 1024, "n_head": 16, "n_layer": 20, "n_positions": 2048, "rotary_dim": 32, "vocab_size": 51200},
     ),
+    with_kv_heads=mha_only,
 )

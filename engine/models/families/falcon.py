@@ -10,6 +10,7 @@ from engine.models.alibi import alibi_slopes
 from engine.models.config_fields import Config, Renamed, field, only, positive
 from engine.models.families import bloom
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import multi_query_flag
 from engine.models.spec import DecoderSpec, LayerSpec
 from engine.models.standard import read_decoder, read_heads, read_layer, read_layer_norm, read_plain_mlp
 from engine.models.tensor_names import TensorNames
@@ -75,6 +76,14 @@ def _num_kv_heads(config: Config) -> int:
     return 1 if field(config, "multi_query", bool, default=True) else num_heads
 
 
+def with_kv_heads(config: Config, num_kv_heads: int) -> dict[str, Any]:
+    """Any number in the new architecture, one or all in the older ones."""
+    stated = {**config, "num_kv_heads": num_kv_heads}
+    if _is_new(config):
+        return stated
+    return multi_query_flag(stated, num_kv_heads, positive(Renamed(config, FIELDS), "num_attention_heads"))
+
+
 FAMILY = Family(
     architectures=("FalconForCausalLM",),
     build_spec=build_spec,
@@ -94,4 +103,5 @@ FAMILY = Family(
         },
     ),
     limits="Falcon-RW's ALiBi is computed in float32; transformers rounds its slopes and biases to bfloat16.",
+    with_kv_heads=with_kv_heads,
 )

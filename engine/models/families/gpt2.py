@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from engine.models.config_fields import Config, Renamed, field, head_width, positive
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import mha_only
 from engine.models.spec import DecoderSpec, EmbeddingSpec, LayerSpec
 from engine.models.standard import read_decoder, read_layer, read_layer_norm, read_plain_mlp
 from engine.models.tensor_names import TensorNames, tensors
@@ -75,4 +76,5 @@ FAMILY = Family(
     published=Published(
         "openai-community/gpt2", {"n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "vocab_size": 50257}
     ),
+    with_kv_heads=mha_only,
 )

@@ -1,8 +1,11 @@
 """StarCoder and SantaCoder: GPT-2 whose query heads share one key/value head, or not."""
 
+from typing import Any
+
 from engine.models.config_fields import Config, Renamed, field, only, positive
 from engine.models.families import gpt2
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import multi_query_flag
 from engine.models.row_orders import grouped_qkv
 from engine.models.spec import DecoderSpec
 from engine.models.standard import read_layer, read_plain_mlp
@@ -36,6 +39,12 @@ def build_spec(config: Config) -> DecoderSpec:
     return gpt2.read_gpt2(config, [layer] * positive(config, "num_hidden_layers"))
 
 
+def with_kv_heads(config: Config, num_kv_heads: int) -> dict[str, Any]:
+    """One head or all."""
+    stated = {**config, "num_key_value_heads": num_kv_heads}
+    return multi_query_flag(stated, num_kv_heads, positive(Renamed(config, gpt2.FIELDS), "num_attention_heads"))
+
+
 FAMILY = Family(
     architectures=("GPTBigCodeForCausalLM",),
     build_spec=build_spec,
@@ -53,4 +62,5 @@ FAMILY = Family(
             "vocab_size": 49152,
         },
     ),
+    with_kv_heads=with_kv_heads,
 )

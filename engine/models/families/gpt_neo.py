@@ -4,6 +4,7 @@ from engine.errors import ModelLoadError
 from engine.models.config_fields import Config, Renamed, only, positive
 from engine.models.families import gpt2
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import mha_only
 from engine.models.spec import DecoderSpec
 from engine.models.standard import read_layer, read_plain_mlp
 from engine.models.tensor_names import tensors
@@ -70,4 +71,5 @@ FAMILY = Family(
             "window_size": 256,
         },
     ),
+    with_kv_heads=mha_only,
 )

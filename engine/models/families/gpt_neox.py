@@ -2,6 +2,7 @@
 
 from engine.models.config_fields import Config, Renamed, field, positive
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import mha_only
 from engine.models.row_orders import grouped_qkv
 from engine.models.spec import DecoderSpec
 from engine.models.standard import read_decoder, read_layer, read_layer_norm, read_plain_mlp
@@ -55,4 +56,5 @@ FAMILY = Family(
             "vocab_size": 50304,
         },
     ),
+    with_kv_heads=mha_only,
 )

@@ -3,6 +3,7 @@
 from engine.models.config_fields import Config, Renamed, positive
 from engine.models.families import gpt2
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import mha_only
 from engine.models.spec import DecoderSpec, HeadSpec, LayerSpec, RopeSpec
 from engine.models.standard import read_decoder, read_is_tied, read_layer, read_layer_norm, read_plain_mlp
 from engine.models.tensor_names import tensors
@@ -45,4 +46,5 @@ FAMILY = Family(
         "EleutherAI/gpt-j-6b",
         {"n_embd": 4096, "n_head": 16, "n_layer": 28, "n_positions": 2048, "rotary_dim": 64, "vocab_size": 50400},
     ),
+    with_kv_heads=mha_only,
 )

@@ -5,6 +5,7 @@ from typing import Any
 from engine.models.alibi import alibi_slopes
 from engine.models.config_fields import Config, Renamed, field, fields_of, only, positive
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import mha_only
 from engine.models.spec import DecoderSpec, LayerSpec
 from engine.models.standard import read_decoder, read_layer, read_layer_norm, read_plain_mlp
 from engine.models.tensor_names import TensorNames
@@ -81,4 +82,5 @@ FAMILY = Family(
     ),
     older_names=("MPTForCausalLM",),
     limits="Learned positions (alibi false) and multi-query attention are refused: transformers never implemented them.",
+    with_kv_heads=mha_only,
 )

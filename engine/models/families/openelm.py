@@ -2,6 +2,7 @@
 
 from engine.models.config_fields import Config, Renamed, activation, field, only, positive
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import kv_heads_field
 from engine.models.layer_fields import of_layer
 from engine.models.spec import DecoderSpec, LayerSpec, MLPSpec, QKNormSpec
 from engine.models.standard import read_decoder, read_layer, read_rms_norm
@@ -91,4 +92,5 @@ FAMILY = Family(
     ),
     limits="`num_query_heads`, `num_kv_heads` and `ffn_multipliers` must be written out, as in every published config.json;"
     " they are not computed from `qkv_multipliers` and `num_gqa_groups`.",
+    with_kv_heads=kv_heads_field("num_kv_heads"),
 )

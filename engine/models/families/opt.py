@@ -2,6 +2,7 @@
 
 from engine.models.config_fields import Config, Renamed, field, positive
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import mha_only
 from engine.models.spec import DecoderSpec, EmbeddingSpec, HeadSpec, NormKind, NormPlace, NormSpec
 from engine.models.standard import read_decoder, read_is_tied, read_layer, read_plain_mlp
 from engine.models.tensor_names import RowOrder, TensorNames, tensors
@@ -77,4 +78,5 @@ FAMILY = Family(
             "word_embed_proj_dim": 768,
         },
     ),
+    with_kv_heads=mha_only,
 )

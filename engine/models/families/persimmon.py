@@ -3,6 +3,7 @@
 from engine.models.config_fields import Config, Renamed, field, positive
 from engine.models.families import gpt_neox, phi
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import mha_only
 from engine.models.row_orders import grouped_qkv
 from engine.models.spec import DecoderSpec, QKNormSpec
 from engine.models.standard import read_decoder, read_layer, read_layer_norm, read_plain_mlp
@@ -33,4 +34,5 @@ FAMILY = Family(
             **{"num_attention_heads": 64, "num_hidden_layers": 36, "rope_theta": 25000.0, "vocab_size": 262144},
         },
     ),
+    with_kv_heads=mha_only,
 )

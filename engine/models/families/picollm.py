@@ -3,6 +3,7 @@
 from engine.errors import ModelLoadError
 from engine.models.config_fields import Config, Renamed, field, only, positive
 from engine.models.family import Family, Published
+from engine.models.kv_head_fields import kv_heads_field
 from engine.models.row_orders import padded_to_64
 from engine.models.spec import (
     DecoderSpec,
@@ -107,4 +108,5 @@ FAMILY = Family(
     older_names=("PicoLLMForCausalLM", "picollm"),
     limits="the short windows of the modeling file that picoLLM's own export writes: they leave out the farthest token that"
     " the model was trained to see (the token itself and a quarter of the context before it), which headcount keeps.",
+    with_kv_heads=kv_heads_field("n_kv_head"),
 )
