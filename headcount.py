@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.engine import EngineSettings
 from configs.fields import with_overrides
+from engine.errors import RequestRefusedError
 from engine.request import FinishReason, Request, SamplingParams, TokenDelta, TokenLogprobs
 from heads.results import Ablation, Conversion, Inspection, Pruning
 from server.cli.app import main
@@ -83,15 +84,16 @@ class LLM:
     def __init__(self, model: str, settings: EngineSettings | None = None, **overrides: Any) -> None:
         from checkpoints.resolve import resolve_model
         from engine.loading import load_engine
-        from server.chat import load_chat_template
+        from server.chat import load_chat_templates
         from server.tokenizer import Tokenizer
 
         folder = resolve_model(model)
         self.core = load_engine(folder, with_overrides(settings or EngineSettings(), overrides, "LLM(...)"))
         self.tokenizer = Tokenizer(folder)
         self.info = self.core.info
-        self._chat_template = load_chat_template(folder, self.tokenizer)
+        self._chat_templates = load_chat_templates(folder, self.tokenizer)
         self._num_requests = 0
+        self._has_grammars = False
 
     def generate(
         self,
@@ -111,7 +113,8 @@ class LLM:
             One Generation for each prompt, in order.
 
         Raises:
-            RequestRefusedError: a prompt does not fit the context, or a token id is out of range; nothing has run then.
+            RequestRefusedError: a prompt does not fit the context, or a token id is out of range; nothing has run then. Or
+                a grammar is wrong, which shows when it is compiled.
             ValueError: the numbers of prompts and of sampling_params differ.
         """
         token_ids = [self._encode(prompt) for prompt in _as_list(prompts)]
@@ -144,9 +147,11 @@ class LLM:
         Raises:
             ValueError: the model has no chat template.
         """
-        if self._chat_template is None:
+        from server.chat_template import Conversation
+
+        if self._chat_templates is None:
             raise ValueError("the model has no chat template; use generate")
-        return self._chat_template.render(messages)
+        return self._chat_templates.plain.render(Conversation(messages=list(messages)))
 
     def _encode(self, prompt: Prompt) -> list[int]:
         return self.tokenizer.encode(prompt, add_special_tokens=True) if isinstance(prompt, str) else prompt
@@ -159,6 +164,9 @@ class LLM:
             request_id=f"llm-{self._num_requests}", prompt_token_ids=prompt_token_ids, sampling_params=params
         )
         check_request(request, self.info)
+        if params.grammar and not self._has_grammars:
+            self.core.learn(self.tokenizer.all_token_bytes)
+            self._has_grammars = True
         return _Job(request, self.tokenizer)
 
     def _run(self, jobs: dict[str, "_Job"], advance: Callable[[int], None]) -> None:
@@ -193,7 +201,13 @@ class _Job:
         self._prompt_logprobs: list[TokenLogprobs] = []
 
     def feed(self, delta: TokenDelta) -> int:
-        """Take a delta; how far the progress bar moves: to the end of max_tokens where the request has ended."""
+        """Take a delta; how far the progress bar moves: to the end of max_tokens where the request has ended.
+
+        Raises:
+            RequestRefusedError: the request's grammar is wrong, or cannot go on.
+        """
+        if delta.is_grammar_error:
+            raise RequestRefusedError(delta.error or "", code="invalid_grammar", param="grammar")
         piece = self._assembler.feed(delta)
         self._text.append(piece.text)
         self._logprobs += [placed.entry for placed in piece.logprobs if placed.entry]

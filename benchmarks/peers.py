@@ -36,8 +36,6 @@ from benchmarks.peer_runs.http_servers import (
 from benchmarks.peer_runs.processes import PeerError, Worker, llama_cpp_python
 from benchmarks.peer_runs.worker import Job, Result
 from checkpoints.resolve import resolve_model
-from configs.engine import EngineSettings
-from configs.fields import flat_fields
 from server.cli.machine import machine_facts, num_cores
 from server.tokenizer import Tokenizer
 
@@ -132,8 +130,6 @@ def worker_starts(args: argparse.Namespace, folder: Path) -> dict[str, Callable[
     threads = str(args.threads)
 
     def ours(quantization: str) -> Worker:
-        if quantization != "none" and not has_int8():
-            raise PeerError("this headcount has no int8 weights")
         return Worker(sys.executable, "headcount_worker", str(folder), "bfloat16", quantization, threads)
 
     def llama_cpp(name: Any) -> Worker:
@@ -147,10 +143,6 @@ def worker_starts(args: argparse.Namespace, folder: Path) -> dict[str, Callable[
         OURS["int8"]: lambda: ours("int8"),
         "llama.cpp Q8_0": lambda: llama_cpp("q8_0"),
     }
-
-
-def has_int8() -> bool:
-    return "quantization" in flat_fields(EngineSettings)
 
 
 def measure(workers: dict[str, Worker], case: Case, rounds: int, skipped: dict[str, str]) -> dict[str, Any]:
@@ -239,8 +231,7 @@ def over_http(args: argparse.Namespace, folder: Path, skipped: dict[str, str]) -
 
 def server_commands(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Callable[[], list[str]]]]:
     yield OURS["bfloat16"], lambda: headcount_command(folder, args.threads)
-    if has_int8():
-        yield OURS["int8"], lambda: headcount_command(folder, args.threads, "int8")
+    yield OURS["int8"], lambda: headcount_command(folder, args.threads, "int8")
     for name, file in (("llama.cpp BF16", "bf16"), ("llama.cpp Q8_0", "q8_0")):
         yield name, lambda file=file: llama_server(args, folder, file)  # type: ignore[misc]
 

@@ -18,7 +18,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 
 Report = dict[str, Any]
-Measured = list[dict[str, Any]]
+Measured = Any
+"""The field of a report that a table is made of: rows, or a scenario."""
 Rows = Iterator[tuple[str, ...]]
 
 KINDS = {"prefill_tokens_per_s": "prefill tok/s", "decode_tokens_per_s": "decode tok/s"}
@@ -121,6 +122,40 @@ def head_variants(rows: Measured) -> Rows:
         yield name, f"{variant['kv_bytes_per_token']:,}", *times
 
 
+def weight_quality(rows: Measured) -> Rows:
+    yield "dtype", "weights", "bytes of weights", "perplexity", "top-1 agreement"
+    for row in rows:
+        is_whole = row["quantization"] == "none"
+        weights = row["dtype"] if is_whole else row["quantization"]
+        agreement = "" if is_whole else f"{row['top1_agreement']:.2%}"
+        yield row["dtype"], weights, f"{row['weights_bytes']:,}", f"{row['perplexity']:.3f}", agreement
+
+
+def shared_prefix(found: Report) -> Rows:
+    yield f"{found['requests']} requests, {found['prefix_tokens']:,} tokens in common", "with cache", "without", "ratio"
+    for title, field in (
+        ("one after the other", "median_ttft_s"),
+        ("all but the first at once", "burst_median_ttft_s"),
+    ):
+        times = (f"{found[kind][field]:.3g} s" for kind in ("on", "off"))
+        yield f"TTFT, median, {title}", *times, f"{found['on_to_off'][field]:.3f}"
+
+
+def chat_turns(found: Report) -> Rows:
+    yield "turn", "prompt tokens", "of those cached", "TTFT with cache, s", "TTFT without, s"
+    on, off = found["on"], found["off"]
+    columns = zip(on["prompt_tokens"], on["cached_tokens"], on["ttft_s"], off["ttft_s"], strict=True)
+    for turn, (prompt, cached, with_cache, without) in enumerate(columns, 1):
+        yield str(turn), f"{prompt:,}", f"{cached:,}", f"{with_cache:.2f}", f"{without:.2f}"
+
+
+def long_prompt(found: Report) -> Rows:
+    yield "prefill beside decodes", "worst gap over the median of all gaps", "TTFT of the long prompt, s"
+    for title, kind in (("paced (the default)", "paced"), ("unpaced", "unpaced")):
+        row = found["median_of_rounds"][kind]
+        yield title, f"{row['worst_to_median_of_all']:.2f}", f"{row['long_ttft_s']:.1f}"
+
+
 def gpu_targets(rows: Measured) -> Rows:
     """A row a target, whether it was measured or not."""
     yield "on one H200", "target", "measured", "holds"
@@ -151,7 +186,11 @@ TABLES: dict[str, Table] = {
     "serving": Table("http.json", "levels", serving),
     "peers": Table("peers.json", "in_process", peers),
     "peers-http": Table("peers.json", "http", peers_http),
+    "weight-quality": Table("weight_quality.json", "rows", weight_quality),
     "head-variants": Table("head_variants.json", "variants", head_variants),
+    "shared-prefix": Table("kv.json", "shared_prefix", shared_prefix),
+    "chat-turns": Table("kv.json", "chat", chat_turns),
+    "long-prompt": Table("kv_long_prompt.json", "long_prompt", long_prompt),
     "gpu": Table("gpu.json", "targets", gpu_targets, verdicts({})),
 }
 """By their names in the page."""

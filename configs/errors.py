@@ -67,5 +67,6 @@ _LIMITS = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "string_type": "must be text",
+    "too_short": "must be at least {min_length} long",
     "literal_error": "must be one of {expected}",
 }

@@ -56,6 +56,27 @@ class HTTPSettings(Settings):
     max_body_bytes: Bytes = Field(default=2_000_000, ge=1)
     """Largest request body; a larger one is refused (HTTP 413)."""
 
+    max_header_bytes: Bytes = Field(default=32_768, ge=1024)
+    """Largest request line with its headers; a larger one is refused (HTTP 431)."""
+
+    max_json_depth: int = Field(default=100, ge=1, le=500)
+    """Arrays and objects inside each other in a request body."""
+
+    max_num_connections: int = Field(default=4096, ge=1)
+    """Open connections; one more is refused (HTTP 503)."""
+
+    receive_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds in which a client has to send its headers, and as many for the body; a slower one is refused (HTTP 408)."""
+
+    unread_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds for which a client may leave a response unread once its connection takes no more; then it is cut off."""
+
+    request_timeout_s: float = Field(default=3600.0, gt=0)
+    """Seconds after which a request ends with an error, finished or not; its field `timeout` can only say less."""
+
+    max_logprobs_bytes: Bytes = Field(default=64_000_000, ge=1)
+    """What the log-probabilities of one response may take, as estimated from the most that it asks for."""
+
     max_num_prompts: int = Field(default=1024, ge=1)
     """Prompts in one completions request."""
 
@@ -64,6 +85,15 @@ class HTTPSettings(Settings):
 
     keep_alive_interval_s: float = Field(default=15.0, gt=0)
     """Seconds without a token after which a stream gets a comment line, so that proxies keep it open."""
+
+    max_grammar_bytes: Bytes = Field(default=100_000, ge=1)
+    """Longest JSON schema, regular expression or grammar that an output can be held to, with the tools of a request."""
+
+    grammar_timeout_s: float = Field(default=2.0, gt=0)
+    """Processor seconds that a grammar may take to compile."""
+
+    chat_template_timeout_s: float = Field(default=2.0, gt=0)
+    """Processor seconds that a chat template may take for one conversation."""
 
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """Seconds that running requests get to finish after SIGTERM."""

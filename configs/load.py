@@ -18,8 +18,11 @@ ENV_PREFIX = "HEADCOUNT_"
 PRESETS = Path(__file__).parent / "presets"
 PRESET_KINDS: dict[str, type[Settings]] = {"compare": CompareSettings}
 """Whose settings a preset holds, where they are not those of `headcount serve`."""
-OTHER_ENV = frozenset({"cache_dir", "config", "preset", "url"})
-"""Variables that are read elsewhere: where models are kept, the two sources themselves, and the server to talk to."""
+OTHER_ENV = frozenset({"cache_dir", "config", "cpu_level", "preset", "url"})
+"""Variables that are read elsewhere: where models are kept, the two sources themselves, the server to talk to, and which
+instructions native kernels may use."""
+
+LISTS = frozenset({"model", "cors_origins"})
 
 
 class Layer(NamedTuple):
@@ -37,7 +40,7 @@ class Layer(NamedTuple):
 
 
 def read_env(environ: Mapping[str, str]) -> Layer:
-    """The `HEADCOUNT_*` variables. Several models are separated by commas.
+    """The `HEADCOUNT_*` variables. Several models, or origins, are separated by commas.
 
     Raises:
         SettingsError: a variable that names no setting.
@@ -52,8 +55,8 @@ def read_env(environ: Mapping[str, str]) -> Layer:
     ]
     if problems:
         raise SettingsError(*problems)
-    if "model" in values:
-        values["model"] = [name.strip() for name in values["model"].split(",") if name.strip()]
+    for name in LISTS & values.keys():
+        values[name] = [part.strip() for part in values[name].split(",") if part.strip()]
     return Layer("the environment", values, {})
 
 

@@ -3,13 +3,15 @@
 from typing import Literal
 
 from cyclopts import Parameter
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from configs.base import Settings
+from configs.cpu_list import parse_cpu_list
 from configs.groups import MODEL
 
 DType = Literal["auto", "bfloat16", "float16", "float32", "float64"]
 Device = Literal["auto", "cpu", "cuda"]
+Quantization = Literal["none", "int8"]
 
 
 @Parameter(name="*", group=MODEL)
@@ -18,6 +20,9 @@ class ModelSettings(Settings):
 
     dtype: DType = "auto"
     """Number format of weights and activations, and of the KV cache unless `kv_cache_dtype` is set. auto: what the checkpoint was saved in."""
+
+    quantization: Quantization = "none"
+    """What weights are rounded to as they are loaded. int8: 8-bit integers, 8.5 bits a weight with their scales; activations are rounded in each product too. On a CPU only."""
 
     device: Device = "auto"
     """Where the model runs. auto: the GPU where PyTorch sees one, else the CPU."""
@@ -33,7 +38,17 @@ class ModelSettings(Settings):
     """On a GPU, launch every kernel of every step. Without it, steps that only decode are CUDA graphs where backend and kernels allow it, which takes memory and time at the start."""
 
     num_threads: int | None = Field(default=None, ge=1)
-    """CPU threads for tensor operations. Unset: PyTorch's own choice, one a core."""
+    """CPU threads for tensor operations. Unset: one a core, as far as the process may use them: its CPU affinity and its cgroup's limit count."""
+
+    cpu_affinity: str | None = None
+    """CPUs that the engine's threads run on, like "0-3,8"; they stay there. Unset: wherever the system puts them."""
 
     allow_non_finite_weights: bool = False
     """Load weights that are NaN or infinite. Without it, such a checkpoint is refused, naming the tensor."""
+
+    @field_validator("cpu_affinity")
+    @classmethod
+    def _is_cpu_list(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_cpu_list(text)
+        return text

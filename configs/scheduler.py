@@ -26,6 +26,15 @@ class SchedulerSettings(Settings):
     max_num_waiting: int = Field(default=1024, ge=1)
     """Requests that may wait for their turn; one more is refused (HTTP 429)."""
 
+    max_num_waiting_tokens: int = Field(default=1_000_000, ge=1)
+    """Prompt tokens that may wait for their turn; more are refused (HTTP 429). One request alone may always wait."""
+
+    max_num_unread_tokens: int = Field(default=2048, ge=1)
+    """Tokens that a client may fall behind its request; one more and the request ends."""
+
+    step_timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds without a step, while there is work, after which an engine counts as hung: it is killed and started again."""
+
     kv_watermark: float = Field(default=0.05, ge=0, le=0.5)
     """Share of the KV blocks that a request must leave when it starts beside others, so that these can grow a while before
     somebody is preempted. A request that is alone may take all."""

@@ -11,6 +11,7 @@ from configs.engine import EngineSettings
 from configs.fields import with_overrides
 from configs.groups import MODEL
 from configs.http import HTTPSettings
+from configs.tracing import TracingSettings
 
 DEFAULT_MODEL = "demo"
 
@@ -44,6 +45,9 @@ class ServeSettings(Settings):
 
     http: HTTPSettings = Field(default=HTTPSettings())
     """The HTTP front."""
+
+    tracing: TracingSettings = Field(default=TracingSettings())
+    """Where traces go."""
 
     @model_validator(mode="after")
     def _entries_are_valid(self) -> Self:

@@ -2,7 +2,7 @@
 
 from engine.errors import RequestRefusedError
 from engine.info import EngineInfo
-from engine.request import Request
+from engine.request import Request, SamplingParams
 
 
 def check_request(request: Request, info: EngineInfo) -> None:
@@ -19,7 +19,23 @@ def check_request(request: Request, info: EngineInfo) -> None:
     _check_token_ids("prompt", request.prompt_token_ids, info)
     _check_token_ids("logit_bias", list(params.logit_bias), info)
     _check_token_ids("stop_token_ids", list(params.stop_token_ids), info)
+    _check_token_ids("allowed_token_ids", list(params.allowed_token_ids), info)
+    for word in params.bad_words_token_ids:
+        _check_token_ids("bad_words", list(word), info)
+    _check_min_tokens(params, info)
     _check_length(num_prompt_tokens, params.max_tokens, info)
+
+
+def _check_min_tokens(params: SamplingParams, info: EngineInfo) -> None:
+    """Before min_tokens no token that ends the output may come out: others must be allowed."""
+    others = set(params.allowed_token_ids) - {*info.eos_token_ids, *params.stop_token_ids}
+    if params.min_tokens and params.allowed_token_ids and not others:
+        raise RequestRefusedError(
+            f"allowed_token_ids holds only tokens that end the output, but min_tokens is {params.min_tokens}: allow"
+            " others, or lower min_tokens",
+            code="invalid_value",
+            param="allowed_token_ids",
+        )
 
 
 def _check_length(num_prompt_tokens: int, max_tokens: int, info: EngineInfo) -> None:

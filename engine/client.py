@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import enum
 import logging
+import math
 import os
 import shutil
 import sys
@@ -23,7 +24,7 @@ import zmq.asyncio
 
 from configs.engine import EngineSettings
 from engine.admission import check_request
-from engine.errors import EngineUnavailableError, ModelLoadError, QueueFullError
+from engine.errors import EngineUnavailableError, ModelLoadError
 from engine.info import EngineInfo, EngineStats, RequestState
 from engine.messages import (
     Abort,
@@ -35,6 +36,7 @@ from engine.messages import (
     BlocksAnswer,
     Failed,
     Launch,
+    Learn,
     Ready,
     RequestsAnswer,
     StepResult,
@@ -45,14 +47,16 @@ from engine.messages import (
 )
 from engine.questions import OpenQuestions
 from engine.request import FinishReason, Request, TokenDelta
+from engine.streams import DeltaStream, OpenStreams
+from engine.suspects import Suspects
+from engine.token_bytes import TokenBytes
+from engine.watchdog import Watchdog
 from kvcache.block_map import BlockSnapshot
 
 logger = logging.getLogger("headcount.client")
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-STEADY_AFTER_S = 60.0
-"""An engine that ran this long was healthy: the pause before its restart is the first one again."""
 STOP_TIMEOUT_S = 5.0
 LAST_WORDS_MS = 50
 """How long to look for messages that a process sent just before it ended."""
@@ -68,40 +72,6 @@ class EngineState(enum.StrEnum):
     """Ended for good: by shutdown(), or because the model cannot be loaded (`failure` says why)."""
 
 
-class DeltaStream:
-    """The deltas of one request, as an asynchronous iterator that ends after the one with the finish reason.
-
-    Args:
-        request_id: whose.
-        on_close: called when the reader closes the stream.
-    """
-
-    def __init__(self, request_id: str, on_close: Callable[[str], None]) -> None:
-        self._request_id = request_id
-        self._on_close = on_close
-        self._queue: asyncio.Queue[TokenDelta] = asyncio.Queue()
-        self._is_finished = False
-
-    def __aiter__(self) -> "DeltaStream":
-        return self
-
-    async def __anext__(self) -> TokenDelta:
-        if self._is_finished:
-            raise StopAsyncIteration
-        delta = await self._queue.get()
-        self._is_finished = delta.finish_reason is not None
-        return delta
-
-    def put(self, delta: TokenDelta) -> None:
-        """Add a delta."""
-        self._queue.put_nowait(delta)
-
-    def close(self) -> None:
-        """Read no further: where the request still runs, it is aborted. Safe to call twice."""
-        self._is_finished = True
-        self._on_close(self._request_id)
-
-
 class EngineClient:
     """Starts, supervises and talks to one engine process.
 
@@ -109,6 +79,7 @@ class EngineClient:
         model_name: the name clients use.
         folder: the checkpoint.
         settings: what the engine process is told.
+        read_token_bytes: what its tokens stand for; called when the first request with a grammar comes.
 
     Attributes:
         folder: the checkpoint.
@@ -122,7 +93,13 @@ class EngineClient:
         on_stats: called with every snapshot.
     """
 
-    def __init__(self, model_name: str, folder: Path, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        folder: Path,
+        settings: EngineSettings,
+        read_token_bytes: Callable[[], TokenBytes] = lambda: TokenBytes([], []),
+    ) -> None:
         self.model_name = model_name
         self.state = EngineState.LOADING
         self.failure: str | None = None
@@ -133,7 +110,14 @@ class EngineClient:
         self.on_stats: Callable[[EngineStats], None] | None = None
         self.folder = folder
         self.settings = settings
-        self._streams: dict[str, DeltaStream] = {}
+        self._read_token_bytes = read_token_bytes
+        self._has_sent_token_bytes = False
+        self._streams = OpenStreams(settings.scheduler, on_close=lambda request_id: self._send(Abort(request_id)))
+        self._suspects = Suspects()
+        self._watchdog = Watchdog(settings.scheduler.step_timeout_s, has_work=self._has_work)
+        self._loss = "died"
+        """What happened to the process, for clients and the log."""
+        self._ready_s = 0.0
         self._questions = OpenQuestions(self._send)
         self._known = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
@@ -162,31 +146,42 @@ class EngineClient:
             raise ModelLoadError(self.failure or f"the engine of {self.model_name!r} was shut down while it loaded")
         return self.info
 
-    def generate(self, request: Request) -> "DeltaStream":
+    def generate(self, request: Request) -> DeltaStream:
         """Send `request` now; its deltas come from the stream. When the engine dies, the last one is an error.
 
         Raises:
-            RequestRefusedError: it can never run.
+            RequestRefusedError: it can never run, or engines died of it.
             QueueFullError: too many wait already.
             EngineUnavailableError: the engine is loading, restarting or stopped.
         """
         check_request(request, self._ready_info())
-        scheduler = self.settings.scheduler
-        if len(self._streams) >= scheduler.max_num_seqs + scheduler.max_num_waiting:
-            raise QueueFullError(
-                f"{scheduler.max_num_waiting} requests wait already, which is the limit; try again later",
-                retry_after_s=1.0,
-            )
-        stream = DeltaStream(request.request_id, self._close_stream)
-        self._streams[request.request_id] = stream
+        if self._suspects:
+            self._suspects.check(request, self._streams.requests.values())
+        stream = self._streams.add(request)
         self.num_requests += 1
+        if request.sampling_params.grammar and not self._has_sent_token_bytes:
+            self._send(Learn(self._read_token_bytes()))
+            self._has_sent_token_bytes = True
         self._send(Add(request))
         return stream
+
+    def check_room(self, prompts: Sequence[Sequence[int]], num_choices: int) -> None:
+        """Whether these prompts can be sent together, so that not only the first of them come in.
+
+        Args:
+            prompts: token ids.
+            num_choices: of each prompt.
+
+        Raises:
+            RequestRefusedError: there are more than there are places.
+            QueueFullError: not now.
+        """
+        self._streams.check_room(prompts, num_choices)
 
     @property
     def open_request_ids(self) -> list[str]:
         """Requests whose stream has not ended."""
-        return list(self._streams)
+        return list(self._streams.requests)
 
     async def block_snapshot(self) -> BlockSnapshot:
         """Who holds which blocks, between two steps.
@@ -238,9 +233,9 @@ class EngineClient:
 
     async def _supervise(self) -> None:
         """Run the process; when it dies, say so to all streams, pause, and run it again."""
-        pause_s = FIRST_PAUSE_S
+        pause_s = FIRST_PAUSE_S / 2  # doubled before the first use
         while True:
-            start_s = time.monotonic()
+            self._ready_s = math.inf
             try:
                 await self._run_once()
             except OSError:
@@ -250,11 +245,11 @@ class EngineClient:
                 break
             self.num_restarts += 1
             self.state = EngineState.RESTARTING
-            if time.monotonic() - start_s > STEADY_AFTER_S:
-                pause_s = FIRST_PAUSE_S
-            logger.error("the engine of %s died; it starts again in %.1f s", self.model_name, pause_s)
+            # One that was ready for longer than the pause is no process that dies again and again at its start.
+            is_steady = time.monotonic() - self._ready_s > pause_s
+            pause_s = FIRST_PAUSE_S if is_steady else min(2 * pause_s, LONGEST_PAUSE_S)
+            logger.error("the engine of %s %s; it starts again in %.1f s", self.model_name, self._loss, pause_s)
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             if self._is_stopping:
                 break
         self.state = EngineState.STOPPED
@@ -262,6 +257,7 @@ class EngineClient:
 
     async def _run_once(self) -> None:
         """One life of the process, from start to end."""
+        self._has_sent_token_bytes = False
         folder = tempfile.mkdtemp(prefix="headcount-")  # mode 0700: nobody else can open the socket
         context = zmq.asyncio.Context()
         self._socket = context.socket(zmq.PAIR)
@@ -293,31 +289,45 @@ class EngineClient:
         return process
 
     async def _receive_until_exit(self, socket: zmq.asyncio.Socket, process: asyncio.subprocess.Process) -> None:
+        self._loss = "died"
         receiver = asyncio.create_task(self._receive(socket))
+        watcher = asyncio.create_task(self._watchdog.wait_for_hang())
         waiter = asyncio.create_task(process.wait())
-        await asyncio.wait((receiver, waiter), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((receiver, watcher, waiter), return_when=asyncio.FIRST_COMPLETED)
         if receiver.done():
             logger.error("a message of the engine cannot be read: it is ended", exc_info=receiver.exception())
-            process.kill()
+        if not waiter.done():
+            self._give_up(process, "cannot be understood" if receiver.done() else "hung")
         await waiter
         await _cancel(receiver)
+        await _cancel(watcher)
         while await socket.poll(LAST_WORDS_MS):
             self._handle(await socket.recv())
+
+    def _give_up(self, process: asyncio.subprocess.Process, loss: str) -> None:
+        """Kill a process that lives and is of no use. Its end may take a while: no request waits for it."""
+        self._loss = loss
+        self.state = EngineState.RESTARTING
+        process.kill()
+        self._end_streams()
 
     async def _receive(self, socket: zmq.asyncio.Socket) -> None:
         while True:
             self._handle(await socket.recv())
+            await asyncio.sleep(0)  # a message that is there already is received without a turn of the event loop
 
     def _handle(self, data: bytes) -> None:
         match decode_from_engine(data):
             case StepResult(deltas, stats):
+                if deltas or (stats is not None and stats.observations.step_seconds):
+                    self._watchdog.step()
                 self._dispatch(deltas)
                 if stats is not None:
                     self.stats = stats
                     if self.on_stats is not None:
                         self.on_stats(stats)
             case Ready(info):
-                self.info, self.state = info, EngineState.READY
+                self.info, self.state, self._ready_s = info, EngineState.READY, time.monotonic()
                 self._known.set()
             case BlocksAnswer() | RequestsAnswer() | AttentionAnswer() as answer:
                 self._questions.settle(answer)
@@ -326,29 +336,25 @@ class EngineClient:
 
     def _dispatch(self, deltas: list[TokenDelta]) -> None:
         for delta in deltas:
-            stream = self._streams.get(delta.request_id)
-            if stream is None:
-                continue
-            stream.put(delta)
-            if delta.finish_reason is not None:
-                del self._streams[delta.request_id]
+            ended = self._streams.put(delta)
+            if ended is not None and delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+                self._suspects.ended_well(ended)
 
-    def _close_stream(self, request_id: str) -> None:
-        """Nobody reads this stream any more: where its request still runs, it is aborted."""
-        if self._streams.pop(request_id, None) is not None:
-            self._send(Abort(request_id))
+    def _has_work(self) -> bool:
+        return self.state is EngineState.READY and len(self._streams) > 0
 
     def _end_streams(self) -> None:
         """The engine is gone: every open stream ends, with an error unless it was asked to stop."""
         self.stats = EngineStats()
         self._questions.give_up()
+        requests = self._streams.requests
+        if not self._is_stopping and requests:
+            self._suspects.engine_died(requests.values())
         reason = FinishReason.ABORT if self._is_stopping else FinishReason.ERROR
-        error = "the server is shutting down" if self._is_stopping else "the engine died while it computed this request"
-        lost = [
-            TokenDelta(request_id, finish_reason=reason, error=error, is_engine_lost=True)
-            for request_id in self._streams
-        ]
-        self._dispatch(lost)
+        lost = f"the engine {self._loss} while it computed this request"
+        error = "the server is shutting down" if self._is_stopping else lost
+        for request_id in requests:
+            self._streams.put(TokenDelta(request_id, finish_reason=reason, error=error, is_engine_lost=True))
 
     def _send(self, message: ToEngine) -> None:
         """Queue a message for the engine; never waits, and does nothing where there is no engine."""

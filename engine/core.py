@@ -18,7 +18,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from engine.grammar_states import Begun, GrammarStates
 from engine.info import EngineInfo, EngineStats, Observations, RequestState
+from engine.isolation import Isolation
 from engine.pending import LaunchedStep, StepOutput
 from engine.request import (
     FinishReason,
@@ -31,6 +33,7 @@ from engine.request import (
 )
 from engine.runner import Runner
 from engine.scheduler import Scheduler, finish_reason_of
+from engine.token_bytes import TokenBytes
 from kvcache.block_map import BlockSnapshot
 from kvcache.manager import KVCacheManager
 
@@ -43,6 +46,7 @@ class EngineCore:
         scheduler: decides.
         runner: computes.
         manager: the scheduler's, read here for the stats.
+        grammars: the runner's.
         enable_overlap: launch each step before the one before it is settled.
     """
 
@@ -52,6 +56,7 @@ class EngineCore:
         scheduler: Scheduler,
         runner: Runner,
         manager: KVCacheManager,
+        grammars: GrammarStates,
         *,
         enable_overlap: bool = False,
     ) -> None:
@@ -59,8 +64,10 @@ class EngineCore:
         self._scheduler = scheduler
         self._runner = runner
         self._manager = manager
+        self._grammars = grammars
         self._max_unsettled = 1 if enable_overlap else 0
         self._launched: deque[LaunchedStep] = deque()
+        self._isolation = Isolation()
         self._settled_s = 0.0
         self._eos_token_ids = set(info.eos_token_ids)
         self._stats = EngineStats()
@@ -69,31 +76,39 @@ class EngineCore:
     @property
     def has_requests(self) -> bool:
         """Whether a step would have something to do."""
-        return self._scheduler.num_running + self._scheduler.num_waiting + len(self._launched) > 0
+        return self._has_work or self._grammars.num_beginning > 0
+
+    def learn(self, token_bytes: TokenBytes) -> None:
+        """What tokens stand for; needed before the first request with a grammar."""
+        self._grammars.learn(token_bytes)
 
     def add(self, request: Request) -> None:
         """Take a request; `engine.admission.check_request` says beforehand whether it can ever run."""
         if request.sampling_params.seed is None:
             seeded = msgspec.structs.replace(request.sampling_params, seed=secrets.randbits(63))
             request.sampling_params = seeded
-        self._scheduler.add(request)
+        if request.sampling_params.grammar:
+            self._grammars.begin(request)
+        else:
+            self._scheduler.add(request)
 
     def abort(self, request_id: str) -> TokenDelta | None:
         """End a request now and free its blocks; None where it has ended already."""
-        request = self._scheduler.finish(request_id)
+        request = self._finish(request_id)
         return TokenDelta(request_id, finish_reason=FinishReason.ABORT) if request else None
 
     def step(self) -> list[TokenDelta]:
         """Launch a step, then settle it, or with overlap the one before it: the whole engine in a few lines."""
-        if batch := self._scheduler.schedule():
+        refused = self._admit_begun()
+        if batch := self._schedule():
             self._launch(batch)
         is_due = len(self._launched) > (self._max_unsettled if batch else 0)
-        return self._settle() if is_due else []
+        return refused + (self._settle() if is_due else [])
 
     def fail_step(self, message: str) -> list[TokenDelta]:
-        """End the requests of all steps that are not settled: one has failed, and nobody can say for whose sake.
+        """A step has failed: of the steps that are not settled, one request ends, or it is found which one has to.
 
-        The others go on. Where no step was launched, everybody's request ends: what failed is the scheduling of all.
+        The others are computed again. Where no step was launched, everybody's request ends: what failed is the scheduling.
 
         Side effects: no prefix can be found any more, since blocks of those steps may hold anything.
 
@@ -101,10 +116,13 @@ class EngineCore:
             RuntimeError: the device is lost; only a new process gets it back.
         """
         unsettled = {item.request.request_id: item.request for step in self._launched for item in step.batch.scheduled}
-        ids = [name for name, request in unsettled.items() if request.status is not RequestStatus.FINISHED]
-        ids = ids if self._launched else self._scheduler.request_ids()
+        failed = {name: one for name, one in unsettled.items() if one.status is not RequestStatus.FINISHED}
+        ids = list(failed) if self._launched else self._scheduler.request_ids()
+        if self._launched and len(failed) > 1:
+            self._start_over(failed)
+            ids = []
         for request_id in ids:
-            self._scheduler.finish(request_id)
+            self._finish(request_id)
         self._launched.clear()
         self._manager.clear_prefix_cache()
         self._runner.recover()
@@ -114,6 +132,7 @@ class EngineCore:
         """A snapshot; the observations in it are handed over and start anew."""
         stats, scheduler, manager = self._stats, self._scheduler, self._manager
         stats.num_running, stats.num_waiting = scheduler.num_running, scheduler.num_waiting
+        stats.num_waiting += self._grammars.num_beginning
         stats.num_waiting_tokens, stats.preemptions = scheduler.num_waiting_tokens, scheduler.num_preemptions
         stats.num_free_blocks, stats.num_used_blocks = manager.num_free_blocks, manager.num_used_blocks
         stats.num_cached_blocks, stats.num_filled_slots = manager.num_cached_blocks, manager.num_filled_slots
@@ -128,7 +147,7 @@ class EngineCore:
 
     def request_states(self, request_ids: Iterable[str]) -> list[RequestState]:
         """Those of these requests that are here, as they are now."""
-        found = [self._scheduler.find(request_id) for request_id in request_ids]
+        found = [self._scheduler.find(name) or self._grammars.find(name) for name in request_ids]
         return [self._request_state(request) for request in found if request is not None]
 
     def attention_maps(self, token_ids: Sequence[int], layers: Sequence[int]) -> list[bytes]:
@@ -139,11 +158,56 @@ class EngineCore:
         """Raise PoolIntegrityError where the pool's books do not add up."""
         self._manager.check_integrity()
 
+    def _schedule(self) -> ScheduledBatch | None:
+        """The next step: of everybody, or after a failed one of the group whose turn it is."""
+        while group := self._isolation.group(self._num_output_tokens):
+            batch = self._scheduler.schedule(group)
+            if batch or self._launched:
+                return batch
+            # Requests that have had their trial hold blocks which the group needs.
+            self._scheduler.requeue_all_but(group)
+            if batch := self._scheduler.schedule(group):
+                return batch
+            self._isolation.drop(group)
+        return self._scheduler.schedule()
+
+    def _num_output_tokens(self, request_id: str) -> int | None:
+        request = self._scheduler.find(request_id)
+        return None if request is None else len(request.output_token_ids)
+
+    def _start_over(self, failed: dict[str, Request]) -> None:
+        """Compute these again in halves: what the unsettled steps gave for them is lost."""
+        for step in reversed(self._launched):
+            for item, num_reported in zip(step.batch.scheduled, step.num_reported, strict=False):
+                item.request.num_reported_prompt_logprobs = num_reported
+        for request in failed.values():
+            self._scheduler.requeue(request)
+        self._isolation.split({name: len(request.output_token_ids) for name, request in failed.items()})
+
+    @property
+    def _has_work(self) -> bool:
+        return self._scheduler.num_running + self._scheduler.num_waiting + len(self._launched) > 0
+
+    def _admit_begun(self) -> list[TokenDelta]:
+        """Queue the requests whose grammars are compiled; deltas that end those whose grammars cannot be."""
+        if not self._grammars.num_beginning:
+            return []
+        begun = self._grammars.take_begun(may_wait=not self._has_work)
+        for request, error in begun:
+            if error is None:
+                self._scheduler.add(request)
+        return [_grammar_failure(item) for item in begun if item.error is not None]
+
+    def _finish(self, request_id: str) -> Request | None:
+        """Take a request out, wherever it is; None where it has ended already."""
+        return self._grammars.forget(request_id) or self._scheduler.finish(request_id)
+
     def _launch(self, batch: ScheduledBatch) -> None:
         """Put a step on the device and book what is known of it."""
         step = LaunchedStep(batch, time.perf_counter())
         self._launched.append(step)
         step.pending = self._runner.launch(batch)
+        step.num_reported = [item.request.num_reported_prompt_logprobs for item in batch.scheduled]
         step.receipts = [self._book(item) for item in batch.scheduled]
 
     def _book(self, item: ScheduledRequest) -> KVReceipt | None:
@@ -203,22 +267,32 @@ class EngineCore:
             delta.finish_reason = FinishReason.LENGTH
         else:
             self._append(request, token_id, delta)
-            delta.logprobs = [logprobs] if (logprobs := output.logprobs[row]) else []
+            if delta.token_ids and (logprobs := output.logprobs[row]):
+                delta.logprobs = [logprobs]
         if delta.finish_reason is not None:
-            self._scheduler.finish(request.request_id)
+            self._finish(request.request_id)
         elif request.status is RequestStatus.RUNNING:
             self._commit(request)
         return delta
 
     def _append(self, request: Request, token_id: int, delta: TokenDelta) -> None:
-        """A pending token has become known."""
-        request.output_token_ids.append(token_id)
+        """A pending token has become known; one that the request's grammar does not take ends it."""
         request.num_pending_tokens -= 1
+        move = self._grammars.advance(request, token_id)
+        if not move.is_taken:
+            delta.finish_reason, delta.error = move.finish_reason, move.error
+            delta.is_grammar_error = move.error is not None
+            return
+        request.output_token_ids.append(token_id)
         self._stats.generation_tokens += 1
         delta.token_ids = [token_id]
+        if len(request.output_token_ids) == 1:
+            delta.scheduled_time_s = request.scheduled_time_s
         delta.finish_reason = finish_reason_of(request, self._eos_token_ids, self.info.max_model_len)
         if delta.finish_reason is FinishReason.STOP:
             delta.stop_token_id = token_id
+        else:
+            delta.finish_reason = move.finish_reason or delta.finish_reason
 
     def _count_prompt_tokens(self, item: ScheduledRequest) -> None:
         """Prompt tokens count once, when they are first computed; those from the prefix cache count as cached."""
@@ -247,3 +321,9 @@ class EngineCore:
             num_preemptions=request.num_preemptions,
             kv_receipt=self._receipt(request),
         )
+
+
+def _grammar_failure(begun: Begun) -> TokenDelta:
+    return TokenDelta(
+        begun.request.request_id, finish_reason=FinishReason.ERROR, error=begun.error, is_grammar_error=True
+    )

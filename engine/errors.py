@@ -5,6 +5,8 @@ EngineError
 │   └── KVCapacityError       not even one request of max_model_len tokens fits in the KV pool
 ├── RequestRefusedError       this request can never run: it is the client's to change (HTTP 400)
 ├── QueueFullError            too many wait already (HTTP 429)
+├── StepFailedError           the engine failed at this request, and goes on (HTTP 500)
+├── RequestCutError           its time was up, or nobody read it (HTTP 408)
 └── EngineUnavailableError    the engine is loading, restarting or draining (HTTP 503)
 """
 
@@ -25,11 +27,11 @@ class RequestRefusedError(EngineError):
     """A request that can never run.
 
     Attributes:
-        code: `context_length_exceeded`, `kv_capacity_exceeded` or `invalid_value`.
-        param: the wire name of the field to change.
+        code: `context_length_exceeded`, `kv_capacity_exceeded`, `invalid_grammar` or `invalid_value`.
+        param: the wire name of the field to change, where it is one.
     """
 
-    def __init__(self, message: str, *, code: str, param: str) -> None:
+    def __init__(self, message: str, *, code: str, param: str | None) -> None:
         super().__init__(message)
         self.code = code
         self.param = param
@@ -49,6 +51,18 @@ class QueueFullError(EngineError):
 
 class StepFailedError(EngineError):
     """The engine failed while it computed a request, and goes on with others."""
+
+
+class RequestCutError(EngineError):
+    """A request that was ended before its output was complete: its time was up, or nobody read it.
+
+    Attributes:
+        code: `deadline_exceeded` or `slow_reader`.
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class EngineUnavailableError(EngineError):

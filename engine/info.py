@@ -42,10 +42,12 @@ class EngineInfo(msgspec.Struct, frozen=True):
 
     architecture: str
     dtype: str
-    """Of weights and activations."""
+    """Of activations, and of weights that are not quantized."""
     kv_cache_dtype: str
     """Of cached keys and values: `dtype`, or a format of 8 bits with scales."""
     device: str
+    kernels: str
+    """Which kernels the layers run on; of the CPU's with the level of instructions."""
     attention_backend: str
     attention_objections: dict[str, list[str]]
     """Every backend that was passed over, with all its reasons."""
@@ -60,6 +62,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     ledger: MemoryLedger
     startup_s: dict[str, float]
     """Phase -> seconds; the phases sum to the time from process start to ready."""
+    quantization: str = "none"
+    """What weights are rounded to: `none`, or `int8`."""
 
 
 class Observations(msgspec.Struct):

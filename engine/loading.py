@@ -10,6 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from configs.cpu_list import parse_cpu_list
 from configs.engine import EngineSettings
 from configs.model import ModelSettings
 from configs.scheduler import SchedulerSettings
@@ -17,12 +18,14 @@ from engine import memory
 from engine.attention.registry import choose_backend
 from engine.checkpoint import Checkpoint, read_checkpoint
 from engine.core import EngineCore
+from engine.cpus import choose_num_threads, pin_process
 from engine.cuda_graph import CudaCapture
 from engine.dtypes import KV_FORMATS, resolve_kv_cache_dtype
 from engine.errors import ModelLoadError
+from engine.grammar_states import GrammarStates
 from engine.graphs import DecodeGraphs, GraphShapes, graph_objections, graph_sizes, record_graphs
 from engine.info import EngineInfo
-from engine.kernels.select import select_kernels
+from engine.kernels.select import select_kernels, select_sampling
 from engine.models.decoder import Decoder
 from engine.models.tensor_names import build_weight_map
 from engine.rehearsal import Stage, measure_workspace
@@ -101,6 +104,7 @@ def build_engine(checkpoint: Checkpoint, settings: EngineSettings, get_weights: 
     """
     phases = Phases()
     device = choose_device(settings.model_settings)
+    check_quantization(settings.model_settings.quantization, device)
     framework_bytes = memory.process_bytes(device)
     phases.end("imports")
     placement = _place(checkpoint, settings, device)
@@ -117,7 +121,8 @@ def build_engine(checkpoint: Checkpoint, settings: EngineSettings, get_weights: 
     storage = KVStorage(geometry, pool.num_blocks + num_spare_blocks, placement.kv_cache_dtype, device)
     if sizes:
         phases.end("kv_cache")
-    runner, graph_memory = _build_runner(checkpoint, stage, storage, pool, sizes)
+    grammars = GrammarStates(checkpoint.spec.vocab_size, checkpoint.eos_token_ids)
+    runner, graph_memory = _build_runner(checkpoint, stage, storage, pool, sizes, grammars=grammars)
     ledger = memory.build_ledger(
         device,
         weights_bytes=sum(tensor.nbytes for tensor in parameters.values()),
@@ -132,6 +137,7 @@ def build_engine(checkpoint: Checkpoint, settings: EngineSettings, get_weights: 
         dtype=placement.dtype_name,
         kv_cache_dtype=placement.kv_cache_dtype_name,
         device=str(device),
+        kernels=stage.kernels.name,
         attention_backend=runner.attention.name,
         attention_objections=objections,
         vocab_size=checkpoint.spec.vocab_size,
@@ -142,22 +148,25 @@ def build_engine(checkpoint: Checkpoint, settings: EngineSettings, get_weights: 
         num_blocks=pool.num_blocks,
         ledger=ledger,
         startup_s=phases.seconds,
+        quantization=settings.model_settings.quantization,
     )
     manager = KVCacheManager(geometry, pool.num_blocks, enable_prefix_cache=settings.cache.enable_prefix_cache)
     scheduler = Scheduler(settings.scheduler, manager)
-    return EngineCore(info, scheduler, runner, manager, enable_overlap=_overlaps(settings.scheduler, device))
+    enable_overlap = _overlaps(settings.scheduler, device)
+    return EngineCore(info, scheduler, runner, manager, grammars, enable_overlap=enable_overlap)
 
 
 def choose_device(settings: ModelSettings) -> torch.device:
     """The device that the settings name.
 
-    Side effects: sets PyTorch's number of CPU threads where the settings name one.
+    Side effects: the process is pinned to the CPUs that the settings name, and PyTorch's number of threads is set.
 
     Raises:
-        ModelLoadError: a GPU is asked for and PyTorch sees none.
+        ModelLoadError: a GPU is asked for and PyTorch sees none, or a CPU that the process may not use.
     """
-    if settings.num_threads:
-        torch.set_num_threads(settings.num_threads)
+    if settings.cpu_affinity:
+        pin_process(parse_cpu_list(settings.cpu_affinity))
+    torch.set_num_threads(choose_num_threads(settings.num_threads, torch.get_num_threads()))
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ModelLoadError("device cuda was asked for, but PyTorch sees no GPU; use --device cpu")
     has_gpu = settings.device != "cpu" and torch.cuda.is_available()
@@ -167,6 +176,19 @@ def choose_device(settings: ModelSettings) -> torch.device:
 def _overlaps(settings: SchedulerSettings, device: torch.device) -> bool:
     """Whether steps are planned ahead; not on a CPU unless asked for: planning would take the model's cores."""
     return device.type == "cuda" if settings.enable_overlap == "auto" else settings.enable_overlap == "on"
+
+
+def check_quantization(quantization: str, device: torch.device) -> None:
+    """Refuse 8-bit weights where no kernels are fast with them.
+
+    Raises:
+        ModelLoadError: the device is no CPU.
+    """
+    if quantization != "none" and device.type != "cpu":
+        raise ModelLoadError(
+            f"--quantization {quantization} runs on a CPU only, and the model is to run on {device.type}: use --device cpu,"
+            " or leave --quantization out"
+        )
 
 
 def _place(checkpoint: Checkpoint, settings: EngineSettings, device: torch.device) -> Placement:
@@ -189,6 +211,8 @@ def read_weights(checkpoint: Checkpoint, settings: ModelSettings, placement: Pla
         placement.dtype,
         placement.device,
         allow_non_finite=settings.allow_non_finite_weights,
+        quantization=settings.quantization,
+        kernels=select_kernels(placement.device, placement.dtype, settings.attention_backend),
     )
 
 
@@ -206,7 +230,10 @@ def _choose_stage(
         block_size=settings.cache.block_size,
     )
     kernels = select_kernels(placement.device, placement.dtype, wanted)
+    # Both take PyTorch's number of threads as it is now; a process that serves may lower it for PyTorch itself.
+    select_sampling(placement.device, torch.float32)
     pack_weights(checkpoint.spec, parameters, kernels)
+    logger.info("kernels: %s, threads: %d", kernels.name, torch.get_num_threads())
     passed_over = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in objections.items())
     logger.info("attention: %s%s", backend.name, f". Passed over: {passed_over}" if passed_over else "")
     stage = Stage(
@@ -238,10 +265,16 @@ def _graph_sizes(settings: EngineSettings, stage: Stage) -> list[int]:
 
 
 def _build_runner(
-    checkpoint: Checkpoint, stage: Stage, storage: KVStorage, pool: Pool, sizes: list[int]
+    checkpoint: Checkpoint,
+    stage: Stage,
+    storage: KVStorage,
+    pool: Pool,
+    sizes: list[int],
+    *,
+    grammars: GrammarStates,
 ) -> tuple[Runner, memory.GraphMemory]:
     """The runner, with graphs where there are to be some, and what these take."""
-    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels)
+    decoder = Decoder(stage.spec, stage.parameters, pool.max_model_len, stage.kernels, stage.dtype)
     graphs, graph_memory = None, memory.GraphMemory()
     if sizes:
         graphs, graph_memory = _record_graphs(stage, decoder, storage, pool, sizes)
@@ -251,6 +284,7 @@ def _build_runner(
         block_size=stage.block_size,
         eos_token_ids=checkpoint.eos_token_ids,
         device=stage.device,
+        grammars=grammars,
         graphs=graphs,
     )
     return runner, graph_memory

@@ -1,6 +1,7 @@
 """What the server and an engine process say to each other, as msgpack. No torch.
 
-server -> engine   Start, then Add | Abort | AskBlocks | AskRequests | AskAttention, at last Stop
+server -> engine   Start, then Add | Abort | AskBlocks | AskRequests | AskAttention, at last Stop; Learn before the first
+                   request with a grammar
 engine -> server   Ready or Failed once, then StepResult after every step and now and then while idle, and an answer to
                    every question before the next step
 """
@@ -10,6 +11,7 @@ import msgspec
 from configs.engine import EngineSettings
 from engine.info import EngineInfo, EngineStats, RequestState
 from engine.request import Request, TokenDelta
+from engine.token_bytes import TokenBytes
 from kvcache.block_map import BlockSnapshot
 
 
@@ -23,6 +25,12 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     """End this request: nobody waits for it any more."""
 
     request_id: str
+
+
+class Learn(msgspec.Struct, frozen=True, tag=True):
+    """What token ids stand for."""
+
+    token_bytes: TokenBytes
 
 
 class AskBlocks(msgspec.Struct, frozen=True, tag=True):
@@ -89,7 +97,7 @@ class AttentionAnswer(msgspec.Struct, frozen=True, tag=True):
 
 Question = AskBlocks | AskRequests | AskAttention
 Answer = BlocksAnswer | RequestsAnswer | AttentionAnswer
-ToEngine = Add | Abort | Question | Stop
+ToEngine = Add | Abort | Learn | Question | Stop
 FromEngine = Ready | Failed | StepResult | Answer
 
 encode = msgspec.msgpack.Encoder().encode

@@ -92,5 +92,7 @@ class LaunchedStep(msgspec.Struct):
     """time.perf_counter() before it was launched."""
     pending: PendingStep | None = None
     """None: launching it failed."""
+    num_reported: list[int] = []
+    """Prompt positions of each request whose log-probabilities earlier steps gave."""
     receipts: list[KVReceipt | None] = []
     """What each request holds in it, where asked for."""

@@ -32,6 +32,7 @@ from engine.messages import (
     Failed,
     FromEngine,
     Launch,
+    Learn,
     Ready,
     RequestsAnswer,
     StepResult,
@@ -79,7 +80,7 @@ class EngineProcess:
         try:
             return self._core.step()
         except Exception as error:
-            logger.exception("a step failed; its requests end with an error")
+            logger.exception("a step failed; the request that it fails at ends with an error")
             return self._core.fail_step(_what_failed(error))
 
     def _read(self) -> None:
@@ -92,6 +93,8 @@ class EngineProcess:
                     self._core.add(request)
                 case Abort(request_id):
                     self._core.abort(request_id)
+                case Learn(token_bytes):
+                    self._core.learn(token_bytes)
                 case AskBlocks() as question:
                     self._send(BlocksAnswer(question, self._core.block_snapshot()))
                 case AskRequests(request_ids) as question:
@@ -116,9 +119,10 @@ class EngineProcess:
 def main() -> None:
     """Read the launch line, load, report, work."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    # A Ctrl-C in the terminal reaches the whole process group: the server drains first and then sends Stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A Ctrl-C in the terminal reaches the whole process group, and so does its end: the server drains first and then
+    # sends Stop.
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_number, signal.SIG_IGN)
     launch = msgspec.json.decode(sys.stdin.buffer.readline(), type=Launch)
     threading.Thread(target=_end_with_server, daemon=True).start()
     context = zmq.Context()

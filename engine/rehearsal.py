@@ -19,6 +19,7 @@ from torch import Tensor
 from engine import memory
 from engine.attention.base import AttentionBackend
 from engine.errors import KVCapacityError
+from engine.grammar_states import GrammarStates
 from engine.kernels.base import Kernels
 from engine.models.decoder import Decoder
 from engine.models.spec import DecoderSpec
@@ -43,7 +44,7 @@ class Stage(NamedTuple):
         kernels: of its layers.
         backend: of its attention.
         block_size: tokens in a block.
-        dtype: of weights and activations.
+        dtype: of activations, and of weights that are not quantized.
         kv_cache_dtype: of keys and values.
         scale_bytes: of the scale of a head's key, where the cache is 8 bits wide.
         device: where everything is.
@@ -115,9 +116,16 @@ def build_rehearsal(stage: Stage, max_model_len: int) -> tuple[Runner, int]:
     spec, parameters = _largest_layers(stage.spec, stage.parameters)
     geometry = spec.kv_geometry(stage.kv_cache_dtype.itemsize, stage.block_size, stage.scale_bytes)
     storage = KVStorage(geometry, 1, stage.kv_cache_dtype, stage.device)
-    decoder = Decoder(spec, parameters, max_model_len, stage.kernels)
+    decoder = Decoder(spec, parameters, max_model_len, stage.kernels, stage.dtype)
     attention = stage.backend(spec, storage)
-    runner = Runner(decoder, attention, block_size=stage.block_size, eos_token_ids=[], device=stage.device)
+    runner = Runner(
+        decoder,
+        attention,
+        block_size=stage.block_size,
+        eos_token_ids=[],
+        device=stage.device,
+        grammars=GrammarStates(spec.vocab_size, []),
+    )
     return runner, len(geometry.groups)
 
 

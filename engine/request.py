@@ -18,6 +18,12 @@ MAX_LOGPROBS = 20
 MAX_LOGPROB_ROWS = 256
 """Prompt positions whose logits exist at the same time: at a vocabulary of 128k a row takes half a megabyte."""
 MAX_STOP_STRINGS = 16
+MAX_BAD_WORDS = 256
+"""Sequences of tokens: a word may have several spellings."""
+MAX_BAD_WORD_TOKENS = 512
+MAX_ALLOWED_TOKEN_IDS = 1024
+MAX_LOGIT_BIASES = 1024
+"""Every step brings them to the device anew."""
 
 
 class FinishReason(enum.StrEnum):
@@ -63,6 +69,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Subtracted from a token's logit once for each time it is in the output."""
     logit_bias: dict[int, float] = {}
     """Token id -> number added to its logit."""
+    grammar: str = ""
+    """What the output must match, see engine/grammar.py; empty: anything."""
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
+    """Sequences of tokens that the output must not hold: the last one is kept out where the others came before it."""
+    allowed_token_ids: tuple[int, ...] = ()
+    """Only these come out; none: all may."""
     stop: tuple[str, ...] = ()
     """Texts that end the output. The text layer above the engine matches them; the engine gets ids only."""
     stop_token_ids: tuple[int, ...] = ()
@@ -87,13 +99,15 @@ def _out_of_range(params: SamplingParams) -> list[tuple[str, str]]:
         ("min_tokens", 0 <= params.min_tokens <= params.max_tokens, f"must be 0 to max_tokens ({params.max_tokens})"),
         ("temperature", params.temperature >= 0 and math.isfinite(finite[0]), "must be a number of at least 0"),
         ("top_p", 0 < params.top_p <= 1, "must be more than 0 and at most 1"),
-        ("top_k", params.top_k >= -1, "must be at least 1, or 0 for no limit"),
+        ("top_k", -1 <= params.top_k < 2**31, "must be 1 to 2**31 - 1, or 0 for no limit"),
         ("min_p", 0 <= params.min_p <= 1, "must be 0 to 1"),
         ("seed", params.seed is None or -(2**63) <= params.seed < 2**63, "must fit in 64 bits"),
         ("repetition_penalty", params.repetition_penalty > 0 and math.isfinite(finite[1]), "must be more than 0"),
         ("presence_penalty", -2 <= params.presence_penalty <= 2, "must be -2 to 2"),
         ("frequency_penalty", -2 <= params.frequency_penalty <= 2, "must be -2 to 2"),
         ("logit_bias", all(-100 <= v <= 100 for v in params.logit_bias.values()), "must hold values from -100 to 100"),
+        *_mask_checks(params),
+        ("logit_bias", len(params.logit_bias) <= MAX_LOGIT_BIASES, f"must hold at most {MAX_LOGIT_BIASES} tokens"),
         ("stop", len(params.stop) <= MAX_STOP_STRINGS, f"must hold at most {MAX_STOP_STRINGS} strings"),
         ("stop", all(params.stop), "must hold no empty string"),
         ("logprobs", params.logprobs is None or 0 <= params.logprobs <= MAX_LOGPROBS, f"must be 0 to {MAX_LOGPROBS}"),
@@ -106,6 +120,22 @@ def _out_of_range(params: SamplingParams) -> list[tuple[str, str]]:
     return [(name, problem) for name, holds, problem in checks if not holds]
 
 
+def _mask_checks(params: SamplingParams) -> list[tuple[str, bool, str]]:
+    allowed, bad_words = params.allowed_token_ids, params.bad_words_token_ids
+    banned = {word[0] for word in bad_words if len(word) == 1}
+    return [
+        ("allowed_token_ids", len(allowed) <= MAX_ALLOWED_TOKEN_IDS, f"must hold at most {MAX_ALLOWED_TOKEN_IDS} ids"),
+        ("allowed_token_ids", not allowed or bool(set(allowed) - banned), "must hold more than bad words"),
+        ("allowed_token_ids", not (allowed and params.grammar), "cannot be used with a grammar, which says the same"),
+        ("bad_words_token_ids", len(bad_words) <= MAX_BAD_WORDS, f"must hold at most {MAX_BAD_WORDS} words"),
+        (
+            "bad_words_token_ids",
+            all(1 <= len(word) <= MAX_BAD_WORD_TOKENS for word in bad_words),
+            f"must hold words of 1 to {MAX_BAD_WORD_TOKENS} tokens",
+        ),
+    ]
+
+
 class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One prompt on its way to its output. The last group of fields is the engine's; a client leaves it alone."""
 
@@ -116,6 +146,8 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Lower runs earlier; equal priorities run in order of arrival."""
     arrival_time_s: float = 0.0
     """time.time() at which the server took it."""
+    timeout_s: float | None = None
+    """Seconds after which the client ends it, finished or not."""
     cache_salt: str = ""
     """Only requests with the same salt share blocks."""
     enable_kv_receipt: bool = False
@@ -129,6 +161,8 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Tokens whose KV is valid once the steps that are launched have run."""
     num_cached_tokens: int = 0
     """Of those, found in the prefix cache when the request was first scheduled."""
+    scheduled_time_s: float = 0.0
+    """time.time() at which its first step was planned."""
     num_counted_prompt_tokens: int = 0
     """Prompt tokens that the stats know of: a recomputation after preemption does not count them again."""
     num_peak_blocks: int = 0
@@ -161,6 +195,11 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     def is_ending(self) -> bool:
         """Its last token is pending, whatever that is: nothing is left to compute."""
         return self.num_pending_tokens > 0 and self.num_output_tokens >= self.sampling_params.max_tokens
+
+    @property
+    def awaits_token(self) -> bool:
+        """Its next token depends on one that is pending: a grammar has to read that first."""
+        return self.num_pending_tokens > 0 and bool(self.sampling_params.grammar)
 
     def token_ids(self, start: int, stop: int) -> list[int]:
         """Token ids at positions [start, stop) of prompt followed by output, as far as they are known."""
@@ -247,6 +286,8 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     prompt_logprobs: list[TokenLogprobs] = []
     """Prompt positions 1, 2, … as they are computed (chunk by chunk), where asked for."""
     num_cached_tokens: int = 0
+    scheduled_time_s: float | None = None
+    """With the first token: when the request's first step was planned."""
     kv_receipt: KVReceipt | None = None
     """As of this delta, where asked for: a stop string ends a request in the server, which the engine learns too late."""
     finish_reason: FinishReason | None = None
@@ -254,5 +295,9 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     """The stop token that ended it (it is the last of `token_ids`)."""
     error: str | None = None
     """With FinishReason.ERROR: what went wrong, fit for a client's eyes."""
+    error_code: str | None = None
+    """Where the client ended it before its time: `deadline_exceeded`, `slow_reader`."""
     is_engine_lost: bool = False
     """With FinishReason.ERROR: the whole engine ended, not only this request."""
+    is_grammar_error: bool = False
+    """With FinishReason.ERROR: the request's grammar is at fault."""

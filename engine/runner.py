@@ -13,6 +13,7 @@ from torch import Tensor
 from engine import memory, sampler
 from engine.attention.base import AttentionBackend
 from engine.batch import BatchArrays, build_arrays
+from engine.grammar_states import GrammarStates
 from engine.graphs import DecodeGraphs
 from engine.models.decoder import Decoder
 from engine.observing import packed_attention
@@ -31,6 +32,7 @@ class Runner:
         block_size: of the storage.
         eos_token_ids: the model's end-of-sequence tokens (min_tokens masks them).
         device: where everything lies.
+        grammars: say which tokens fit.
         graphs: take the steps that fit them.
     """
 
@@ -42,6 +44,7 @@ class Runner:
         block_size: int,
         eos_token_ids: list[int],
         device: torch.device,
+        grammars: GrammarStates,
         graphs: DecodeGraphs | None = None,
     ) -> None:
         self._decoder = decoder
@@ -49,6 +52,7 @@ class Runner:
         self._block_size = block_size
         self._eos_token_ids = eos_token_ids
         self._device = device
+        self._grammars = grammars
         self._graphs = graphs
         self._pending = nothing_pending(device)
 
@@ -107,7 +111,10 @@ class Runner:
         if not items:
             return self._pending.token_ids[:0], []
         requests = [batch.scheduled[item].request for item in items]
-        wanted = build_sampling(requests, hidden_rows, self._eos_token_ids, self._decoder.vocab_size, self._pending)
+        fitting = self._grammars.masks(requests)  # now that the device is busy
+        wanted = build_sampling(
+            requests, hidden_rows, self._eos_token_ids, self._decoder.vocab_size, self._pending, fitting=fitting
+        )
         logits = self._decoder.logits(hidden[wanted.hidden_rows])
         num_tops = [request.sampling_params.logprobs for request in requests]
         reported = [(item, num_top) for item, num_top in zip(items, num_tops, strict=True) if num_top is not None]

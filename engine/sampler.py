@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from engine.kernels import sampling
 from engine.kernels.select import select_sampling
 from engine.request import TokenLogprobs
 from engine.sampling_tensors import Draws, SamplingTensors
+from engine.token_masks import apply_masks
 
 
 class Logprobs(NamedTuple):
@@ -38,7 +38,7 @@ class Logprobs(NamedTuple):
 def sample(logits: Tensor, wanted: SamplingTensors) -> Tensor:
     """One token for each row.
 
-    The order is: penalties, logit_bias, min_tokens, temperature, top_k, top_p, min_p, then the draw.
+    The order is: penalties, logit_bias, masks, temperature, top_k, top_p, min_p, then the draw.
 
     Args:
         logits: [num_rows, vocab_size] float32 or wider; changed in place.
@@ -48,8 +48,13 @@ def sample(logits: Tensor, wanted: SamplingTensors) -> Tensor:
         [num_rows] int64.
     """
     adjust_logits(logits, wanted)
-    token_ids = logits.argmax(dim=-1)
-    for draws, draw in ((wanted.plain, _draw), (wanted.truncated, _draw_truncated)):
+    kinds = ((wanted.plain, _draw), (wanted.truncated, _draw_truncated))
+    # Where all rows are drawn in one way, as in most steps, none is copied.
+    for draws, draw in kinds:
+        if draws.rows.numel() == len(logits):
+            return draw(logits, draws)
+    token_ids = select_sampling(logits.device, logits.dtype).most_probable(logits)
+    for draws, draw in kinds:
         if draws.rows.numel():
             token_ids[draws.rows] = draw(logits[draws.rows], draws)
     return token_ids
@@ -70,7 +75,7 @@ def compute_logprobs(logits: Tensor, token_ids: Tensor, num_top: int) -> Logprob
 
 
 def adjust_logits(logits: Tensor, wanted: SamplingTensors) -> None:
-    """Penalties, logit_bias and min_tokens, in place; rows that ask for none of them cost nothing."""
+    """Penalties, logit_bias and masks, in place; rows that ask for none of them cost nothing."""
     for row, params, prompt_token_ids, output_token_ids in wanted.penalized:
         sampling.apply_penalties(
             logits[row],
@@ -83,9 +88,7 @@ def adjust_logits(logits: Tensor, wanted: SamplingTensors) -> None:
     rows, token_ids, biases = wanted.biased
     if rows.numel():
         logits[rows, token_ids] += biases.to(logits.dtype)
-    rows, token_ids = wanted.masked
-    if rows.numel():
-        logits[rows, token_ids] = -torch.inf
+    apply_masks(logits, wanted.masks, wanted.pending_token_ids)
 
 
 def _draw(logits: Tensor, draws: Draws) -> Tensor:

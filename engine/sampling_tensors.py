@@ -4,6 +4,7 @@ A row's newest token may be pending (engine/batch.py): draws need only its posit
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from engine.kernels import sampling
 from engine.request import Request, SamplingParams
+from engine.token_masks import MaskArrays, TokenMasks
 from engine.transfers import Array, to_device
 
 
@@ -60,7 +62,8 @@ class SamplingTensors(NamedTuple):
         truncated: rows drawn from a part of it.
         penalized: rows with penalties.
         biased: rows and token ids, [num_biases] int64 each, and what to add to their logits, float64.
-        masked: rows and token ids, [num_masked] int64 each, that must not come out.
+        masks: tokens that must not come out.
+        pending_token_ids: [num_pending] int64, what the step before sampled.
         logprob_rows: [num_logprob_rows] int64, rows whose log-probabilities are asked for.
     """
 
@@ -69,7 +72,8 @@ class SamplingTensors(NamedTuple):
     truncated: Draws
     penalized: list[PenalizedRow]
     biased: tuple[Tensor, Tensor, Tensor]
-    masked: tuple[Tensor, Tensor]
+    masks: TokenMasks
+    pending_token_ids: Tensor
     logprob_rows: Tensor
 
 
@@ -96,6 +100,8 @@ def build_sampling(
     eos_token_ids: Sequence[int],
     vocab_size: int,
     pending: Pending,
+    *,
+    fitting: Mapping[str, Array] = MappingProxyType({}),
 ) -> SamplingTensors:
     """Tensors of a step's rows, where `pending` is.
 
@@ -105,15 +111,17 @@ def build_sampling(
         eos_token_ids: the model's own end-of-sequence tokens (masked by min_tokens).
         vocab_size: columns of the logits.
         pending: holds the newest token of every request that has one pending.
+        fitting: see MaskArrays.
     """
     penalized = [(row, request) for row, request in enumerate(requests) if _has_penalty(request.sampling_params)]
     history = _History([request for _, request in penalized], pending)
+    masks = MaskArrays(requests, eos_token_ids, vocab_size, pending.rows, fitting)
     groups: list[list[Array]] = [
         [_ints(hidden_rows), _ints(r for r, request in enumerate(requests) if _wants_logprobs(request))],
         _draws(requests, vocab_size, is_truncated=False),
         _draws(requests, vocab_size, is_truncated=True),
         _biased(requests),
-        _masked(requests, eos_token_ids),
+        masks.arrays,
         history.arrays,
     ]
     tensors = iter(to_device([array for group in groups for array in group], pending.token_ids.device))
@@ -127,7 +135,8 @@ def build_sampling(
             for (row, request), token_ids in zip(penalized, history.split(seen), strict=True)
         ],
         biased=(biased[0], biased[1], biased[2]),
-        masked=(masked[0], masked[1]),
+        masks=masks.on_device(masked),
+        pending_token_ids=pending.token_ids,
         logprob_rows=logprob_rows,
     )
 
@@ -182,17 +191,6 @@ def _biased(requests: Sequence[Request]) -> list[Array]:
     ]
     biases = _floats(bias for _, _, bias in found)
     return [_ints(row for row, _, _ in found), _ints(token_id for _, token_id, _ in found), biases]
-
-
-def _masked(requests: Sequence[Request], eos_token_ids: Sequence[int]) -> list[Array]:
-    """Every way to stop, of rows that have fewer than min_tokens tokens."""
-    found = [
-        (row, token_id)
-        for row, request in enumerate(requests)
-        if request.num_output_tokens < request.sampling_params.min_tokens
-        for token_id in (*eos_token_ids, *request.sampling_params.stop_token_ids)
-    ]
-    return [_ints(row for row, _ in found), _ints(token_id for _, token_id in found)]
 
 
 def _ints(numbers: Iterable[int]) -> Array:

@@ -6,11 +6,12 @@ are taken when tokens need them; when there are none, the request that arrived l
 waits, to be computed again (its full blocks may still be found in the prefix cache).
 
 Nothing here looks at a token's value, so a step can be planned while the one before it runs: a token that is not read yet
-is pending, and counts. That a token was the last one by its value shows only when it is read: a step planned before that
+is pending, and counts. Only where a grammar has to read that token does its request sit out one step. That a token was the last one by its value shows only when it is read: a step planned before that
 computes one token too many.
 """
 
 import time
+from collections.abc import Collection
 
 from configs.scheduler import SchedulerSettings
 from engine.pacing import StepPacer
@@ -36,6 +37,7 @@ class Scheduler:
         self._running: dict[str, Request] = {}
         self._scheduled: dict[str, ScheduledRequest] = {}
         self._budget = 0
+        self._among: Collection[str] | None = None
         self.num_preemptions = 0
         self.queue_seconds: list[float] = []
         """How long each request waited that was first scheduled since somebody last emptied this list."""
@@ -59,13 +61,17 @@ class Scheduler:
         """Queue a new request."""
         self._waiting.push(request)
 
-    def schedule(self) -> ScheduledBatch | None:
+    def schedule(self, among: Collection[str] | None = None) -> ScheduledBatch | None:
         """The next step; None when there is nothing to compute before the results of the steps that run are booked.
+
+        Args:
+            among: only these requests; None: all.
 
         Side effects: blocks are allocated, requests may be preempted and admitted.
         """
         self._budget, self._scheduled = self._settings.max_num_batched_tokens, {}
         num_preemptions = self.num_preemptions
+        self._among = among
         decodes, prefills = self._running_in_order()
         self._continue_all(decodes)
         self._budget = min(self._budget, self._pacer.max_prefill_tokens(len(self._scheduled)))
@@ -91,6 +97,18 @@ class Scheduler:
             self._waiting.forget(request_id)
         return request
 
+    def requeue(self, request: Request) -> None:
+        """Let a request wait, wherever it is: it is computed again, and what its last steps gave is not known."""
+        if self._waiting.remove(request.request_id) is None:
+            self._give_back(request)
+        request.num_pending_tokens = 0
+        self._waiting.push(request)
+
+    def requeue_all_but(self, names: Collection[str]) -> None:
+        """Take the blocks of all others that run."""
+        for request in [request for name, request in self._running.items() if name not in names]:
+            self.requeue(request)
+
     def find(self, request_id: str) -> Request | None:
         """A request that runs or waits here."""
         return self._running.get(request_id) or self._waiting.find(request_id)
@@ -101,7 +119,10 @@ class Scheduler:
 
     def _running_in_order(self) -> tuple[list[Request], list[Request]]:
         """Decodes, then prefills, so that a long prompt never takes the budget from those that stream."""
-        running = sorted((r for r in self._running.values() if not r.is_ending), key=self._waiting.key)
+        running = sorted(
+            (r for r in self._running.values() if not (r.is_ending or r.awaits_token) and self._may_run(r)),
+            key=self._waiting.key,
+        )
         decodes = [request for request in running if request.num_tokens - request.num_computed_tokens == 1]
         return decodes, [request for request in running if request.num_tokens - request.num_computed_tokens > 1]
 
@@ -142,21 +163,28 @@ class Scheduler:
         scheduled = self._scheduled.pop(request.request_id, None)
         if scheduled is not None:
             self._budget += scheduled.num_scheduled_tokens
+        self._give_back(request)
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self._waiting.push(request)
+
+    def _give_back(self, request: Request) -> None:
+        """A running request's blocks, and its place."""
         del self._running[request.request_id]
         self._manager.free(request.request_id)
         request.status = RequestStatus.PREEMPTED
         request.num_computed_tokens = 0
-        request.num_preemptions += 1
-        self.num_preemptions += 1
-        self._waiting.push(request)
+
+    def _may_run(self, request: Request) -> bool:
+        return self._among is None or request.request_id in self._among
 
     def _admit(self) -> None:
         """Start waiting requests in order while there is budget, a place and room; the first that lacks room waits on,
         and so do those behind it: a small one must not overtake a large one for ever.
         """
         while self._budget > 0 and len(self._running) < self._settings.max_num_seqs:
-            request = self._waiting.peek()
-            if request is None or not self._try_start(request):
+            request = self._waiting.peek(self._among)
+            if request is None or request.awaits_token or not self._try_start(request):
                 return
 
     def _try_start(self, request: Request) -> bool:
@@ -168,7 +196,8 @@ class Scheduler:
             return False
         if request.status is RequestStatus.WAITING:
             request.num_cached_tokens = request.num_computed_tokens
-            self.queue_seconds.append(max(0.0, time.time() - request.arrival_time_s))
+            request.scheduled_time_s = time.time()
+            self.queue_seconds.append(max(0.0, request.scheduled_time_s - request.arrival_time_s))
         self._waiting.remove(request.request_id)
         request.status = RequestStatus.RUNNING
         self._running[request.request_id] = request

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+from collections.abc import Collection
 
 from engine.request import Request
 
@@ -35,8 +36,14 @@ class WaitingQueue:
         self.num_tokens += request.num_tokens
         heapq.heappush(self._heap, (self.key(request), request.request_id))
 
-    def peek(self) -> Request | None:
-        """The first in order, or None when nobody waits."""
+    def peek(self, among: Collection[str] | None = None) -> Request | None:
+        """The first in order, or None when nobody waits.
+
+        Args:
+            among: only these count; None: all.
+        """
+        if among is not None:
+            return min((self._requests[name] for name in among if name in self._requests), key=self.key, default=None)
         while self._heap and self._heap[0][1] not in self._requests:
             heapq.heappop(self._heap)
         return self._requests[self._heap[0][1]] if self._heap else None

@@ -7,7 +7,8 @@ conversion, permutation and the look for numbers that are not finite happen ther
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -19,9 +20,11 @@ from checkpoints.progress import byte_progress
 from configs.sizes import format_bytes
 from engine.dtypes import SAFETENSORS_DTYPES
 from engine.errors import ModelLoadError
+from engine.kernels import reference
 from engine.kernels.base import Kernels
 from engine.models.spec import DecoderSpec
 from engine.models.tensor_names import WeightMap, WeightSource
+from engine.quantization import quantized_weights, scale_name
 from engine.staging import build_stager
 
 logger = logging.getLogger("headcount.engine")
@@ -37,8 +40,10 @@ def load_parameters(
     device: torch.device,
     *,
     allow_non_finite: bool = False,
+    quantization: str = "none",
+    kernels: Kernels = reference,
 ) -> dict[str, Tensor]:
-    """All parameters of `spec`, in `dtype` on `device`.
+    """All parameters of `spec`, in `dtype` on `device`; quantized ones as integers, with their scales beside them.
 
     Args:
         spec: what the decoder needs.
@@ -47,6 +52,8 @@ def load_parameters(
         dtype: to convert to.
         device: to copy to.
         allow_non_finite: load weights that are NaN or infinite too.
+        quantization: `none` or `int8`.
+        kernels: what rounds the weights that are to be quantized.
 
     Raises:
         ModelLoadError: a tensor is missing, left over, of another shape, no floating-point numbers, or not finite.
@@ -55,16 +62,34 @@ def load_parameters(
     sources = match_names(weight_map, headers)
     check_tensors(sources, shapes, headers)
     parameters = {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
-    _fill(parameters, sources, headers, device, allow_non_finite=allow_non_finite)
+    quantized = set(quantized_weights(spec, quantization))
+    # A table that another tensor is compared with has to be whole until then.
+    late = quantized & ({"embed.weight"} if weight_map.table_again in headers else set())
+
+    def quantize(name: str) -> None:
+        parameters[name], parameters[scale_name(name)] = kernels.quantize_weight(parameters[name])
+
+    def finish(name: str) -> None:
+        if name in quantized - late:
+            quantize(name)
+
+    _fill(parameters, sources, headers, device, finish, allow_non_finite=allow_non_finite)
     if weight_map.table_again in headers:
         check_table(headers[weight_map.table_again], sources, parameters)
+    for name in late:
+        quantize(name)
     return parameters
 
 
 def pack_weights(spec: DecoderSpec, parameters: dict[str, Tensor], kernels: Kernels) -> None:
     """Bring all weights into the order that `kernels` read, in place; once only."""
+    shapes = spec.parameter_shapes()
     for name in spec.linear_weights():
-        kernels.pack(parameters[name])
+        scale = parameters.get(scale_name(name))
+        if scale is None:
+            kernels.pack(parameters[name])
+        else:
+            kernels.pack_int8(parameters[name], scale, shapes[name][-1])
 
 
 def named_sources(weight_map: WeightMap, headers: Iterable[str]) -> dict[str, WeightSource]:
@@ -142,11 +167,16 @@ def _fill(
     sources: dict[str, WeightSource],
     headers: dict[str, TensorHeader],
     device: torch.device,
+    finish: Callable[[str], None],
     *,
     allow_non_finite: bool,
 ) -> None:
-    """Read every tensor into its place, file by file, under a progress bar; the speed goes to the log."""
+    """Read every tensor into its place, file by file, under a progress bar; the speed goes to the log.
+
+    Each parameter goes to `finish` as soon as it is whole: quantized at once, few of them are there in full at a time.
+    """
     start_s, num_bytes, stager = time.perf_counter(), 0, build_stager(device)
+    num_missing = Counter(source.parameter for source in sources.values())
     with byte_progress("loading weights", sum(headers[name].nbytes for name in sources)) as show:
         for path, names in _by_file(sources, headers).items():
             with safe_open(path, framework="pt") as file:
@@ -155,6 +185,10 @@ def _fill(
                     filled = copy_tensor(tensor, sources[name], parameters)
                     if not allow_non_finite:
                         check_finite(name, tensor, filled)
+                    parameter = sources[name].parameter
+                    num_missing[parameter] -= 1
+                    if not num_missing[parameter]:
+                        finish(parameter)
                     num_bytes += headers[name].nbytes
                     show(num_bytes)
     seconds = time.perf_counter() - start_s

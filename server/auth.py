@@ -1,9 +1,12 @@
 """Who may come in: with an API key set, every path needs it except the few that are named open."""
 
+from typing import Any
+
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from configs.http import HTTPSettings, is_loopback
+from server import request_id
 from server.errors import admin_key_required, error_response, invalid_api_key
 from server.keys import Keys
 
@@ -15,6 +18,16 @@ WHERE = "send it in the header Authorization: Bearer KEY"
 def open_paths(http: HTTPSettings) -> frozenset[str]:
     """The paths that need no key: those that say nothing about a request, and /metrics where only this machine asks."""
     return ALWAYS_OPEN | {"/metrics"} if is_loopback(http.host) else ALWAYS_OPEN
+
+
+def cors_options(http: HTTPSettings) -> dict[str, Any]:
+    """What browsers are told about scripts of other pages: keys go in a header, never in a cookie."""
+    return {
+        "allow_origins": http.cors_origins,
+        "allow_methods": ["GET", "POST"],
+        "allow_headers": ["*"],
+        "expose_headers": [request_id.HEADER, "Retry-After"],
+    }
 
 
 class APIKeyMiddleware:
@@ -57,8 +70,8 @@ def is_admin(connection: HTTPConnection) -> bool:
     return bool(getattr(connection.state, "is_admin", False))
 
 
-def requires_admin(connection: HTTPConnection) -> None:
-    """The dependency of a route that shows what others' requests do.
+async def requires_admin(connection: HTTPConnection) -> None:
+    """The dependency of a route that shows what others' requests do. Async, so that no thread is asked.
 
     Raises:
         APIError: an admin key is set, and the request has none (401), or another key (403).

@@ -1,129 +1,96 @@
-"""Chat templates: messages to the text that the model was trained on."""
+"""From a request's messages to the prompt: which template, what it may be told, and where it runs."""
 
-import datetime
-import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from checkpoints.chat_templates import DEFAULT, read_chat_templates
 from checkpoints.errors import CheckpointError
-from server.errors import MAX_ECHO_CHARS, invalid_request, printable
+from server.chat_template import SPECIAL_TOKENS, ChatTemplate, Conversation, TemplateSource
+from server.confined.client import ConfinedProcess, LimitError
+from server.confined.jobs import Done, Refused, Render
+from server.errors import MAX_ECHO_CHARS, APIError, echo, invalid_request, printable
 from server.tokenizer import Tokenizer
 
-Message = dict[str, Any]
-
-CONTINUE_MARK = "\ufdd0continue here\ufdd0"
-"""Holds characters that Unicode keeps out of texts."""
-SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+TOOL_USE = "tool_use"
+"""The name of a template that some checkpoints keep for conversations with tools."""
 
 
-class ChatTemplate:
-    """A compiled template, run in a sandbox that can change nothing.
+class ChatTemplates(NamedTuple):
+    """The templates of a checkpoint.
 
-    Args:
-        source: Jinja text.
-        tokenizer: for the special tokens that templates name.
-
-    Raises:
-        jinja2.TemplateSyntaxError: the text is no template.
+    Attributes:
+        plain: for conversations without tools.
+        with_tools: for those with tools; often the same.
     """
 
-    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
-        self._template = _environment().from_string(source)
-        found = {name: tokenizer.special_token(name) for name in SPECIAL_TOKENS}
-        # One that the tokenizer lacks is not defined, and templates may ask for just that.
-        self._special_tokens = {name: token for name, token in found.items() if token}
+    plain: ChatTemplate
+    with_tools: ChatTemplate
 
-    def render(
-        self, messages: list[Message], *, add_generation_prompt: bool = True, continue_final_message: bool = False
-    ) -> str:
-        """The prompt.
-
-        Args:
-            messages: each with `role` and `content`.
-            add_generation_prompt: end with the opening of the assistant's turn.
-            continue_final_message: end within the last message, so that the model goes on with it.
-
-        Raises:
-            APIError: the template refuses these messages (400).
-        """
-        if not continue_final_message:
-            return self._render(messages, add_generation_prompt=add_generation_prompt)
-        # A mark behind the last content shows where the template goes on after it.
-        marked = [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}{CONTINUE_MARK} "}]
-        before, mark, after = self._render(marked, add_generation_prompt=False).rpartition(CONTINUE_MARK)
-        if not mark:
-            message = "continue_final_message: the chat template does not show the last message as it is"
-            raise invalid_request(message, code="invalid_messages", param="continue_final_message")
-        # A template that takes the blank from behind the mark would have taken those at the end of the content.
-        return before if after.startswith(" ") else before.rstrip()
-
-    def _render(self, messages: list[Message], *, add_generation_prompt: bool) -> str:
-        try:
-            return self._template.render(
-                messages=messages,
-                tools=None,  # defined: templates ask whether they are none
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-            )
-        except Exception as error:  # a template is a program: it can fail in every way
-            reason = printable(str(error)[:MAX_ECHO_CHARS])
-            message = f"the model's chat template refuses these messages: {reason}"
-            raise invalid_request(message, code="invalid_messages", param="messages") from None
+    def pick(self, *, has_tools: bool) -> ChatTemplate:
+        """The one for a conversation."""
+        return self.with_tools if has_tools else self.plain
 
 
-def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The checkpoint's default template (see `read_chat_templates`); None where it has none.
+def load_chat_templates(folder: Path, tokenizer: Tokenizer) -> ChatTemplates | None:
+    """The checkpoint's templates (see `read_chat_templates`); None where it has none.
 
     Raises:
-        CheckpointError: it cannot be read, or is no template.
+        CheckpointError: they cannot be read, or one is no template.
     """
-    source = read_chat_templates(folder, tokenizer.config).get(DEFAULT)
+    sources = read_chat_templates(folder, tokenizer.config)
+    if not sources.get(DEFAULT):
+        return None
+    tokens = special_tokens(tokenizer)
     try:
-        return ChatTemplate(source, tokenizer) if source else None
+        plain = ChatTemplate(TemplateSource(sources[DEFAULT], tokens))
+        tool_use = sources.get(TOOL_USE)
+        return ChatTemplates(plain, ChatTemplate(TemplateSource(tool_use, tokens)) if tool_use else plain)
     except jinja2.TemplateSyntaxError as error:
         what = f"the chat template of {folder} is no Jinja template"
         raise CheckpointError(what, given=f"{error.message} in line {error.lineno}") from None
 
 
-class GenerationBlock(Extension):
-    """The block `{% generation %}`, which marks the assistant's words for training: here its content, unchanged."""
-
-    tags: set[str] = {"generation"}  # noqa: RUF012 - the base class declares it so
-
-    def parse(self, parser: Parser) -> list[Node]:
-        """The nodes up to `{% endgeneration %}`."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+def special_tokens(tokenizer: Tokenizer) -> tuple[tuple[str, str], ...]:
+    """Those that the tokenizer has: one that it lacks is not defined, and templates may ask for just that."""
+    found = ((name, tokenizer.special_token(name)) for name in SPECIAL_TOKENS)
+    return tuple((name, token) for name, token in found if token)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationBlock]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().astimezone().strftime(form)
-    return environment
+async def render(process: ConfinedProcess, template: ChatTemplate, conversation: Conversation) -> str:
+    """The prompt, made in a confined process.
+
+    Raises:
+        APIError: the template refuses the messages, is told what it does not know, or takes too long (400).
+    """
+    check_variables(template, conversation.variables)
+    try:
+        answer = await process.run(Render(template.source, conversation))
+    except LimitError as error:
+        raise _refusal(f"the model's chat template was stopped at these messages: {error}", "messages") from None
+    match answer:
+        case Refused(message, place):
+            raise _refusal(message, place)
+        case Done(text):
+            return text
+    raise RuntimeError(f"a confined process answered {type(answer).__name__} to a conversation")
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,  # templates give these by place too
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes for HTML, which is not what models were trained on.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def check_variables(template: ChatTemplate, variables: Iterable[str]) -> None:
+    """What the template does not read would be ignored, and what it gets from us is not for clients to say.
+
+    Raises:
+        APIError: it reads no such variable (400).
+    """
+    for name in variables:
+        if name not in template.variables:
+            known = ", ".join(sorted(template.variables)) or "none"
+            message = f"the model's chat template has no variable {echo(name)} for requests; it reads: {known}"
+            param = name if name == "reasoning_effort" else "chat_template_kwargs"
+            raise invalid_request(message, code="unknown_field", param=param)
 
 
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
+def _refusal(message: str, param: str) -> APIError:
+    return invalid_request(printable(message[: 2 * MAX_ECHO_CHARS]), code="invalid_messages", param=param)

@@ -35,17 +35,27 @@ class ByteDetokenizer(Detokenizer):
         vocabulary: says what each token stands for.
         skip_special_tokens: leave special tokens out of the text.
         drops_first_blank: leave out a blank that the text begins with.
+        kept_token_ids: special tokens that are not left out.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, skip_special_tokens: bool, drops_first_blank: bool) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        skip_special_tokens: bool,
+        drops_first_blank: bool,
+        kept_token_ids: frozenset[int] = frozenset(),
+    ) -> None:
         self._vocabulary = vocabulary
         self._skip_special_tokens = skip_special_tokens
         self._drops_first_blank = drops_first_blank
+        self._kept_token_ids = kept_token_ids
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token_id: int) -> str:
         """See Detokenizer."""
-        if self._skip_special_tokens and self._vocabulary.is_special(token_id):
+        is_skipped = self._skip_special_tokens and token_id not in self._kept_token_ids
+        if is_skipped and self._vocabulary.is_special(token_id):
             return ""
         text = self._decoder.decode(self._vocabulary.bytes_of(token_id))
         if self._drops_first_blank and text:

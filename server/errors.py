@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core.core_schema import ErrorType
 from starlette.exceptions import HTTPException
 
-from engine.errors import EngineError, EngineUnavailableError, QueueFullError, RequestRefusedError
+from engine.errors import EngineError, EngineUnavailableError, QueueFullError, RequestCutError, RequestRefusedError
 
 logger = logging.getLogger("headcount.server")
 
@@ -121,6 +121,29 @@ def body_too_large(max_body_bytes: int) -> APIError:
     return APIError(413, message, "invalid_request_error", "body_too_large")
 
 
+def headers_too_large(max_header_bytes: int) -> APIError:
+    """431: the request line and the headers are over the limit."""
+    message = f"the request line and its headers may hold at most {max_header_bytes} bytes; send shorter ones"
+    return APIError(431, message, "invalid_request_error", "headers_too_large")
+
+
+def too_slow(receive_timeout_s: float) -> APIError:
+    """408: the request did not arrive in time. The connection is not used again: the rest may still come."""
+    message = f"the request did not arrive within {receive_timeout_s:g} s; send it again, faster"
+    return APIError(408, message, "invalid_request_error", "receive_timeout", headers={"Connection": "close"})
+
+
+def cut_off(message: str, *, code: str) -> APIError:
+    """408: the request was ended before its output was complete. The header keeps clients from trying again by themselves."""
+    return APIError(408, message, "timeout_error", code, headers={"X-Should-Retry": "false"})
+
+
+def too_many_connections(max_num_connections: int) -> APIError:
+    """503: as many connections are open as there may be."""
+    message = f"{max_num_connections} connections are open, which is the limit; close some, or try again later"
+    return APIError(503, message, "server_error", "too_many_connections", headers=_retry_after(1.0))
+
+
 def queue_full(message: str, *, retry_after_s: float) -> APIError:
     """429: too many requests wait already."""
     return APIError(429, message, "rate_limit_error", "queue_full", headers=_retry_after(retry_after_s))
@@ -183,6 +206,8 @@ def error_of(exception: BaseException) -> APIError:
             return exception
         case RequestRefusedError():
             return invalid_request(str(exception), code=exception.code, param=exception.param)
+        case RequestCutError():
+            return cut_off(str(exception), code=exception.code)
         case QueueFullError():
             return queue_full(str(exception), retry_after_s=exception.retry_after_s)
         case EngineUnavailableError():
@@ -231,7 +256,14 @@ def from_validation(
     # A field of several types fails once for each of them. The member that came furthest is what the client meant.
     related = [path for path, _ in problems if path[: len(first_path)] == first_path]
     deepest = max(related, key=len)
-    return _field_error(deepest, [problem for path, problem in problems if path == deepest], model)
+    found = [problem for path, problem in problems if path == deepest]
+    # Where one member has the right type, what is wrong with the value there is all that counts.
+    return _field_error(deepest, [problem for problem in found if not _is_of_type(problem)] or found, model)
+
+
+def _is_of_type(problem: Mapping[str, Any]) -> bool:
+    """True where the value has the wrong type, not the wrong contents."""
+    return bool(re.search(r"_(type|parsing|from_float)$", problem["type"]))
 
 
 def _most_telling(problems: list[_Problem]) -> _Problem:
@@ -259,7 +291,7 @@ def _field_error(path: _Path, problems: list[dict[str, Any]], model: type[BaseMo
         return invalid_request(str(first["ctx"]["error"]), param=param)
     requirement = " or ".join(dict.fromkeys(_requirement(problem["msg"]) for problem in problems))
     requirement = requirement.replace(" or must be ", " or ")
-    code = "invalid_type" if re.search(r"_(type|parsing|from_float)$", first["type"]) else "invalid_value"
+    code = "invalid_type" if _is_of_type(first) else "invalid_value"
     return invalid_request(f"{name} {requirement}, got {echo(first['input'])}", code=code, param=param)
 
 
@@ -287,7 +319,7 @@ def _path(problem: Mapping[str, Any], body: object) -> _Path:
     path: list[str | int] = []
     value = body
     for position, part in enumerate(loc[1:], 2):
-        is_missing = problem["type"] == "missing" and position == len(loc)
+        is_missing = problem["type"] in ("missing", "missing_field") and position == len(loc)
         if isinstance(value, dict) and (part in value or is_missing):
             path.append(part)
             value = value.get(part)

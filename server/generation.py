@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.errors import EngineError, EngineUnavailableError, StepFailedError
+from engine.errors import (
+    EngineError,
+    EngineUnavailableError,
+    RequestCutError,
+    RequestRefusedError,
+    StepFailedError,
+)
 from engine.request import FinishReason, KVReceipt, Request, TokenDelta, TokenLogprobs
 from kvcache.geometry import KVGeometry
 from server.metrics import Metrics
@@ -16,6 +22,7 @@ from server.protocol.responses import KVReceiptOut, PromptTokensDetails, Usage
 from server.receipts import add_receipts, price_receipt
 from server.served_model import ServedModel
 from server.text_assembler import Piece, TextAssembler
+from server.tracing import ChoiceTrace
 
 
 class Choice:
@@ -27,6 +34,7 @@ class Choice:
         request: for the engine; it is checked, and refused, here.
         assembler: makes its text.
         metrics: where its timings go.
+        trace: where its phases go; None for nowhere.
 
     Attributes:
         num_generation_tokens: tokens out so far.
@@ -39,7 +47,14 @@ class Choice:
     """
 
     def __init__(
-        self, index: int, model: ServedModel, request: Request, assembler: TextAssembler, metrics: Metrics
+        self,
+        index: int,
+        model: ServedModel,
+        request: Request,
+        assembler: TextAssembler,
+        metrics: Metrics,
+        *,
+        trace: ChoiceTrace | None = None,
     ) -> None:
         self.index = index
         self.request = request
@@ -50,6 +65,7 @@ class Choice:
         self._model_name = model.name
         self._assembler = assembler
         self._metrics = metrics
+        self._trace = trace
         self._is_closed = False
         self._deltas = model.client.generate(request)
         self._start_s = time.perf_counter()
@@ -60,6 +76,8 @@ class Choice:
         Raises:
             EngineUnavailableError: the engine ended before the request did.
             StepFailedError: the engine failed at this request.
+            RequestCutError: its time was up, or nobody read it.
+            RequestRefusedError: its grammar cannot go on.
         """
         last_s = self._start_s
         try:
@@ -86,6 +104,8 @@ class Choice:
             return
         self._is_closed = True
         self._deltas.close()
+        if self._trace is not None:
+            self._trace.end(finish_reason, self.num_generation_tokens, self.num_cached_tokens)
         self._metrics.observe_finished(
             self._model_name,
             finish_reason=finish_reason,
@@ -99,6 +119,8 @@ class Choice:
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
         self.prompt_logprobs += delta.prompt_logprobs
         self.kv_receipt = delta.kv_receipt or self.kv_receipt
+        if self._trace is not None:
+            self._trace.observe(delta)
         if not delta.token_ids:
             return last_s
         now_s = time.perf_counter()
@@ -113,6 +135,10 @@ class Choice:
 def _error_of(delta: TokenDelta) -> EngineError:
     """What a delta that ends a request without its output tells."""
     message = delta.error or "the request was aborted"
+    if delta.error_code is not None:
+        return RequestCutError(message, code=delta.error_code)
+    if delta.is_grammar_error:
+        return RequestRefusedError(message, code="invalid_grammar", param=None)
     if delta.is_engine_lost:
         code = "draining" if delta.finish_reason is FinishReason.ABORT else "engine_unavailable"
         return EngineUnavailableError(message, retry_after_s=1.0, code=code)
@@ -178,7 +204,8 @@ async def _events_of(choice: Choice) -> AsyncGenerator[Event, None]:
 
 
 async def _merged(choices: list[Choice]) -> AsyncGenerator[Event, None]:
-    queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
+    # Bounded: where nobody reads, deltas are to gather where they are counted, in the stream of each request.
+    queue: asyncio.Queue[Event | Exception] = asyncio.Queue(maxsize=len(choices))
     tasks = [asyncio.create_task(_pump(choice, queue)) for choice in choices]
     num_open = len(choices)
     try:
@@ -198,6 +225,6 @@ async def _pump(choice: Choice, queue: asyncio.Queue[Event | Exception]) -> None
     try:
         async with aclosing(_events_of(choice)) as events:
             async for event in events:
-                queue.put_nowait(event)
+                await queue.put(event)
     except Exception as error:
-        queue.put_nowait(error)
+        await queue.put(error)

@@ -59,9 +59,15 @@ _ANSWERS = {
 }
 
 
+def _events(data: str) -> dict[str, Any]:
+    """Server-sent events, by what the `data` of each is."""
+    properties = {"data": {"type": "string", "description": data}}
+    return {"text/event-stream": {"itemSchema": {"type": "object", "properties": properties, "required": ["data"]}}}
+
+
 def _generation(whole: str, chunk: str) -> Responses:
-    stream = {"type": "string", "description": f"`data:` lines, each a {chunk} in JSON; the last one is `[DONE]`"}
-    content = {"application/json": {"schema": _reference(whole)}, "text/event-stream": {"schema": stream}}
+    events = _events(f"{chunk} in JSON, or an error; at last `[DONE]`")
+    content = {"application/json": {"schema": _reference(whole)}, **events}
     return {200: {"description": "The whole answer, or with `stream` a stream of chunks", "content": content}}
 
 
@@ -99,8 +105,8 @@ COMPARISONS: Responses = {
 }
 COMPARISON_EVENTS: Responses = {
     200: {
-        "description": "`data:` lines, each an event in JSON whose `type` is progress, variant or end; then `[DONE]`",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "From the start on",
+        "content": _events("an event in JSON, whose `type` is progress, variant or end; at last `[DONE]`"),
     }
 }
 

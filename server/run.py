@@ -3,8 +3,11 @@
 import asyncio
 import errno
 import logging
+import os
+import resource
 import signal
 import socket
+import threading
 import time
 from types import FrameType
 
@@ -12,9 +15,13 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from configs.http import HTTPSettings
+from configs.tracing import TracingSettings
 from engine.client import EngineState
 from server.app import create_app
+from server.certificate import check_certificate, reload_certificate
+from server.connection import bounded_protocol, watch_peers
 from server.served_model import ServedModel, ServerState, load_served_model
+from server.tracing import start_tracing
 
 __all__ = ["load_served_model", "serve"]
 
@@ -22,39 +29,55 @@ logger = logging.getLogger("headcount.server")
 
 DRAIN_POLL_S = 0.05
 BACKLOG = 2048
+OTHER_FILES = 256
+"""Descriptors beside connections: models, logs, engines."""
 SAME_SIGNAL_S = 1.0
+NO_TRACING = TracingSettings()
 
 
-def serve(http: HTTPSettings, models: dict[str, ServedModel]) -> int:
+def serve(http: HTTPSettings, models: dict[str, ServedModel], tracing: TracingSettings = NO_TRACING) -> int:
     """Serve until SIGTERM or SIGINT; a second one ends running requests too, a third one waits for nothing.
 
     Args:
         http: where to listen, and limits.
         models: by name.
+        tracing: where traces go.
 
     Returns:
         The exit code: 0 after an orderly end, 1 where the server could not start or its only model cannot be loaded.
+
+    Raises:
+        SettingsError: a file of keys or of the certificate cannot be used, or traces are asked for and not installed.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    check_certificate(http)
+    app = create_app(http, models, start_tracing(tracing))
     try:
         listener = _listen(http)
     except OSError as error:
         logger.error("%s", error)
         return 1
     host, port = listener.getsockname()[:2]
-    logger.info("listening on http://%s", _address(host, port))
-    app = create_app(http, models)
-    config = uvicorn.Config(
+    _allow_connections(http.max_num_connections)
+    logger.info("listening on http%s://%s", "s" if http.tls_certificate else "", _address(host, port))
+    server = DrainingServer(uvicorn_config(http, app), app.state.server)
+    server.run(sockets=[listener])
+    return server.exit_code
+
+
+def uvicorn_config(http: HTTPSettings, app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn is to serve `app`."""
+    return uvicorn.Config(
         LoggedOnce(app),
+        http=bounded_protocol(http),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=1,
         server_header=False,
         lifespan="on",
+        ssl_certfile=http.tls_certificate,
+        ssl_keyfile=http.tls_key,
     )
-    server = DrainingServer(config, app.state.server)
-    server.run(sockets=[listener])
-    return server.exit_code
 
 
 class LoggedOnce:
@@ -94,6 +117,21 @@ class DrainingServer(uvicorn.Server):
         self._state = state
         self._drain: asyncio.Task[None] | None = None
         self._signal_times_s: list[float] = []
+        self._had_terminal = _has_terminal()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to end; SIGHUP reads the files of keys and of the certificate again."""
+        if threading.current_thread() is threading.main_thread():  # elsewhere no signal arrives
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.handle_hangup)
+        await super().serve(sockets)
+
+    def handle_hangup(self) -> None:
+        """Read the files again; where the signal says that the terminal is gone, drain as at SIGTERM."""
+        if self._had_terminal and not _has_terminal():
+            self.handle_exit(signal.SIGHUP, None)
+            return
+        self._state.keys.reload()
+        reload_certificate(self.config.ssl, self._state.http)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second: running requests end now, each with an error. Third: the process ends.
@@ -142,6 +180,24 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+def _allow_connections(num_connections: int) -> None:
+    """Raise this process's own limit of open files to what its connections need, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = num_connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _has_terminal() -> bool:
+    """Whether this process can still reach the terminal it was started from."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 def _listen(http: HTTPSettings) -> socket.socket:
     """The bound socket.
 
@@ -151,6 +207,7 @@ def _listen(http: HTTPSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    watch_peers(listener)
     try:
         listener.bind((http.host, http.port))
         listener.listen(BACKLOG)  # at once: who reads the log line may connect, and waits until the application is up

@@ -3,12 +3,11 @@
 from engine.errors import EngineUnavailableError
 from engine.info import EngineInfo
 from engine.request import SamplingParams
-from server.errors import MAX_ECHO_CHARS, echo, invalid_request, printable
+from server.errors import MAX_ECHO_CHARS, invalid_request, printable
 from server.protocol.generation import GenerationBody
 from server.served_model import GenerationDefaults, ServedModel
 
 SEED_LIMIT = 2**63
-MAX_ID_DIGITS = 18
 
 
 def build_sampling_params(
@@ -19,6 +18,8 @@ def build_sampling_params(
     logprobs: int | None,
     prompt_logprobs: int | None,
     choice_idx: int,
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = (),
+    grammar: str = "",
 ) -> SamplingParams:
     """SamplingParams of one choice.
 
@@ -29,6 +30,8 @@ def build_sampling_params(
         logprobs: for output tokens.
         prompt_logprobs: for prompt tokens.
         choice_idx: which of the n choices of its prompt; shifts the seed.
+        bad_words_token_ids: `bad_words`, as the tokenizer spells them.
+        grammar: that the output must match.
 
     Raises:
         APIError: a value is out of range (400, param names the field).
@@ -45,7 +48,10 @@ def build_sampling_params(
             repetition_penalty=body.repetition_penalty,
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
-            logit_bias=_logit_bias(body),
+            logit_bias={int(token_id): bias for token_id, bias in (body.logit_bias or {}).items()},
+            bad_words_token_ids=bad_words_token_ids,
+            allowed_token_ids=tuple(body.allowed_token_ids or ()),
+            grammar=grammar,
             stop=body.stop_strings,
             stop_token_ids=tuple(body.stop_token_ids),
             ignore_eos=body.ignore_eos,
@@ -69,16 +75,6 @@ def ready_info(model: ServedModel) -> EngineInfo:
         message = model.client.failure or f"model {model.name!r} is still loading"
         raise EngineUnavailableError(message, retry_after_s=5.0)
     return model.client.info
-
-
-def _logit_bias(body: GenerationBody) -> dict[int, float]:
-    biases = {}
-    for token, bias in (body.logit_bias or {}).items():
-        if not (token.isascii() and token.isdigit() and len(token) <= MAX_ID_DIGITS):
-            message = f"logit_bias: keys must be token ids such as '50', got {echo(token)}"
-            raise invalid_request(message, code="invalid_value", param="logit_bias")
-        biases[int(token)] = bias
-    return biases
 
 
 def _shifted(seed: int, choice_idx: int) -> int:

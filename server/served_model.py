@@ -10,12 +10,15 @@ from configs.engine import EngineSettings
 from configs.http import HTTPSettings
 from engine.client import EngineClient
 from engine.request import SamplingParams
-from server.chat import ChatTemplate, load_chat_template
+from server.chat import ChatTemplates, load_chat_templates
 from server.compare.runs import COMPARISONS_FOLDER, Comparisons
+from server.confined.client import ConfinedProcess
 from server.errors import model_not_found
+from server.grammar_service import GrammarService
 from server.keys import Keys
 from server.metrics import Metrics
 from server.tokenizer import Tokenizer
+from server.tracing import Tracing
 
 
 class GenerationDefaults:
@@ -47,7 +50,7 @@ class ServedModel:
         name: what clients call it.
         client: its engine.
         tokenizer: its tokenizer.
-        chat_template: its template; None where it has none.
+        chat_templates: its templates; None where it has none.
         defaults: for sampling fields that a request leaves out.
     """
 
@@ -56,13 +59,13 @@ class ServedModel:
         name: str,
         client: EngineClient,
         tokenizer: Tokenizer,
-        chat_template: ChatTemplate | None,
+        chat_templates: ChatTemplates | None,
         defaults: GenerationDefaults,
     ) -> None:
         self.name = name
         self.client = client
         self.tokenizer = tokenizer
-        self.chat_template = chat_template
+        self.chat_templates = chat_templates
         self.defaults = defaults
 
 
@@ -75,9 +78,9 @@ def load_served_model(name: str, folder: Path, settings: EngineSettings) -> Serv
     tokenizer = Tokenizer(folder)
     return ServedModel(
         name,
-        EngineClient(name, folder, settings),
+        EngineClient(name, folder, settings, lambda: tokenizer.all_token_bytes),
         tokenizer,
-        load_chat_template(folder, tokenizer),
+        load_chat_templates(folder, tokenizer),
         GenerationDefaults(read_generation_config(folder)),
     )
 
@@ -89,20 +92,32 @@ class ServerState:
         http: limits and addresses.
         models: by name.
         created_s: Unix time of the start.
+        tracing: makes the spans; None for none.
 
     Raises:
         SettingsError: a key file cannot be used.
     """
 
-    def __init__(self, http: HTTPSettings, models: dict[str, ServedModel], created_s: int) -> None:
+    def __init__(
+        self, http: HTTPSettings, models: dict[str, ServedModel], created_s: int, tracing: Tracing | None = None
+    ) -> None:
         self.http = http
         self.models = models
         self.created_s = created_s
         self.keys = Keys(http)
+        self.tracing = tracing
         self.metrics = Metrics()
+        self.template_process = ConfinedProcess(http.chat_template_timeout_s)
+        self.grammar_process = ConfinedProcess(http.grammar_timeout_s)
+        self.grammars = GrammarService(self.grammar_process, http.max_grammar_bytes)
         self.comparisons = Comparisons(cache_folder() / COMPARISONS_FOLDER, http.max_compare_s)
         self.is_draining = False
         self.num_open_requests = 0
+
+    async def close(self) -> None:
+        """End what the server has started beside its engines."""
+        await self.template_process.close()
+        await self.grammar_process.close()
 
     def find(self, name: str) -> ServedModel:
         """The model of that name.

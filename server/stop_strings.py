@@ -1,5 +1,6 @@
 """Ends a text at the first stop string, and never lets part of one out before it is certain."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 
@@ -39,7 +40,7 @@ class StopMatcher:
         if (end := self._end_of_text()) is not None:
             text, self._held = self._held[:end], ""
             return Released(text, is_stopped=True)
-        safe = len(self._held) - self._num_chars_to_hold()
+        safe = len(self._held) - num_held_chars(self._held, self._stop)
         text, self._held = self._held[:safe], self._held[safe:]
         return Released(text, is_stopped=False)
 
@@ -60,10 +61,11 @@ class StopMatcher:
         end, start = min(found)
         return end if self._include_stop else start
 
-    def _num_chars_to_hold(self) -> int:
-        """The length of the longest suffix that begins a stop string."""
-        longest = min(len(self._held), max(map(len, self._stop)) - 1)
-        for length in range(longest, 0, -1):
-            if any(stop.startswith(self._held[-length:]) for stop in self._stop):
-                return length
-        return 0
+
+def num_held_chars(text: str, strings: Collection[str]) -> int:
+    """The length of the longest suffix of `text` that begins one of the strings, and is not all of it."""
+    longest = min(len(text), max(map(len, strings)) - 1)
+    for length in range(longest, 0, -1):
+        if any(string.startswith(text[-length:]) for string in strings):
+            return length
+    return 0

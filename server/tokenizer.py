@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoints.tokenizer_folder import load_tokenizer
+from engine.token_bytes import TokenBytes
 from server.detokenizer import REPLACEMENT, ByteDetokenizer, Detokenizer, WindowDetokenizer
 from server.errors import invalid_request
 from server.vocabulary import Vocabulary
@@ -74,28 +75,52 @@ class Tokenizer:
         """The bytes that a token stands for, wherever it stands; one token may be part of a character only."""
         return self._vocabulary.bytes_of(token_id)
 
+    @functools.cached_property
+    def all_token_bytes(self) -> TokenBytes:
+        """The whole vocabulary, as grammars need it; takes a fraction of a second the first time."""
+        return TokenBytes([*map(self.token_bytes, range(self.vocab_size))], self._vocabulary.special_token_ids)
+
+    @property
+    def is_bytewise(self) -> bool:
+        """A text is the bytes of its tokens, joined: grammars need that."""
+        return self._vocabulary.is_bytewise
+
+    def special_token_id(self, text: str) -> int | None:
+        """The special token that is written like this."""
+        return self._vocabulary.special_token_id(text)
+
     def token_text(self, token_id: int) -> str:
         """The same as text, with U+FFFD for parts of characters."""
         return self.token_bytes(token_id).decode(errors="replace")
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token that is written just so in the vocabulary; None where there is none."""
+        return self._tokenizer.token_to_id(token)
 
     def special_token(self, name: str) -> str:
         """`bos_token`, `eos_token` … of tokenizer_config.json; empty where it has none."""
         token = self.config.get(name) or ""
         return str(token.get("content") or "") if isinstance(token, dict) else str(token)
 
-    def detokenizer(self, *, skip_special_tokens: bool, before: Sequence[int] = ()) -> Detokenizer:
+    def detokenizer(
+        self, *, skip_special_tokens: bool, before: Sequence[int] = (), kept_token_ids: frozenset[int] = frozenset()
+    ) -> Detokenizer:
         """A fresh incremental decoder.
 
         Args:
             skip_special_tokens: leave special tokens out of the text.
             before: the tokens that come before. SentencePiece tokenizers drop the blank in front of a text's first word,
                 but not in front of a continuation.
+            kept_token_ids: special tokens that are not left out, where tokens are bytes.
         """
         if self._vocabulary.is_bytewise:
             begins_text = not any(self._has_text(i, skip_special_tokens=skip_special_tokens) for i in before)
             drops_blank = begins_text and self._vocabulary.drops_first_blank
             return ByteDetokenizer(
-                self._vocabulary, skip_special_tokens=skip_special_tokens, drops_first_blank=drops_blank
+                self._vocabulary,
+                skip_special_tokens=skip_special_tokens,
+                drops_first_blank=drops_blank,
+                kept_token_ids=kept_token_ids,
             )
         context = list(before[-CONTEXT_TOKENS:])
         decode = functools.partial(self.decode, skip_special_tokens=skip_special_tokens)

@@ -43,6 +43,15 @@ class Vocabulary:
             step["type"] == "Metaspace" and step.get("prepend_scheme") != "never" for step in steps
         )
 
+    @property
+    def special_token_ids(self) -> list[int]:
+        """Tokens that are no text."""
+        return sorted(self._special)
+
+    def special_token_id(self, text: str) -> int | None:
+        """The special token that is written like this."""
+        return next((token_id for token_id in self._special if self._added[token_id] == text.encode()), None)
+
     def is_special(self, token_id: int) -> bool:
         """True for tokens that are no text, such as the one that ends an output."""
         return token_id in self._special

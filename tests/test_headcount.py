@@ -1,5 +1,6 @@
 """The public face: LLM and SamplingParams, in this process."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,13 @@ def test_a_misspelt_setting_names_the_right_one(folder: Path) -> None:
 
 def test_everything_named_is_there() -> None:
     assert all(hasattr(headcount, name) for name in headcount.__all__)
+
+
+def test_outputs_match_a_grammar(llm: LLM) -> None:
+    grammar = '{"grammars": [{"lark_grammar": "start: /[a-c]{3}-[0-9]{2}/"}]}'
+    params = SamplingParams(max_tokens=20, seed=1, grammar=grammar)
+    for generation in llm.generate(["x", "y", "z"], params):
+        assert re.fullmatch("[a-c]{3}-[0-9]{2}", generation.text)
+        assert generation.finish_reason is FinishReason.STOP
+    with pytest.raises(RequestRefusedError, match="unknown name"):
+        llm.generate("x", SamplingParams(grammar='{"grammars": [{"lark_grammar": "start: nothing"}]}'))

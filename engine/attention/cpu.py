@@ -6,9 +6,9 @@ from torch import Tensor
 from engine.batch import BatchTensors
 from engine.kernels import cpu
 from engine.kernels.base import PagedStep
-from engine.kernels.coverage import attention_objections
+from engine.kernels.cpu.attention import Scoring, Tables, paged_attention, store_kv
 from engine.models.spec import DecoderSpec
-from kvcache.storage import KVStorage
+from kvcache.storage import EIGHT_BIT_DTYPES, KVStorage
 
 
 class CpuBackend:
@@ -21,20 +21,23 @@ class CpuBackend:
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
         self._spec = spec
         self._caches = [storage.layer(layer_idx) for layer_idx in range(spec.num_layers)]
-        self._k_caches, self._v_caches = [cache.k for cache in self._caches], [cache.v for cache in self._caches]
         self._groups = storage.geometry.group_indices
-        self._kernels = cpu.CpuKernels(self._k_caches[0].dtype)
+        self._num_threads = torch.get_num_threads()
+        self._slopes = {
+            slopes: torch.tensor(slopes, dtype=torch.float32)
+            for slopes in {layer.alibi_slopes for layer in spec.layers if layer.alibi_slopes}
+        }
         self._batch: BatchTensors | None = None
 
     @staticmethod
     def objections(
         spec: DecoderSpec, dtype: torch.dtype, device: torch.device, kv_cache_dtype: torch.dtype, block_size: int
     ) -> list[str]:
-        """See AttentionBackend.objections."""
-        reasons = attention_objections(spec)
-        if kv_cache_dtype is not dtype:
+        """See AttentionBackend.objections. Any model and block_size will do."""
+        reasons = cpu.objections(device, dtype)
+        if kv_cache_dtype is not dtype and kv_cache_dtype not in EIGHT_BIT_DTYPES:
             reasons.append(f"a KV cache of {kv_cache_dtype} under {dtype} is not in the native kernels")
-        return reasons + cpu.objections(device, dtype)
+        return reasons
 
     def plan(self, batch: BatchTensors) -> None:
         """Keep the step's tables; the kernel needs nothing more."""
@@ -48,15 +51,8 @@ class CpuBackend:
             RuntimeError: no step is planned.
         """
         batch = self._planned()
-        return PagedStep(
-            self._k_caches,
-            self._v_caches,
-            self._groups,
-            batch.slot_mapping,
-            batch.block_tables,
-            batch.cu_seqlens_q,
-            batch.seq_lens,
-        )
+        tables = (batch.slot_mapping, batch.block_tables, batch.cu_seqlens_q, batch.seq_lens)
+        return PagedStep(self._caches, self._groups, *tables)
 
     def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         """See AttentionBackend.forward.
@@ -66,18 +62,11 @@ class CpuBackend:
         """
         batch, layer = self._planned(), self._spec.layers[layer_idx]
         cache, group = self._caches[layer_idx], self._groups[layer_idx]
-        self._kernels.store_kv(k, v, cache, batch.slot_mapping[group])
-        out = self._kernels.paged_attention(
-            q,
-            cache,
-            batch.block_tables[group],
-            cu_seqlens_q=batch.cu_seqlens_q,
-            seq_lens=batch.seq_lens,
-            softmax_scale=layer.softmax_scale,
-            sliding_window=layer.sliding_window,
-            sinks=sinks,
-        )
-        return out.flatten(1)
+        slopes = None if layer.alibi_slopes is None else self._slopes[layer.alibi_slopes]
+        scoring = Scoring(layer.softmax_scale, layer.sliding_window, layer.softcap, slopes, sinks)
+        tables = Tables(batch.block_tables[group], batch.cu_seqlens_q, batch.seq_lens)
+        store_kv(k, v, cache, batch.slot_mapping[group], self._num_threads)
+        return paged_attention(q, cache, tables, scoring, self._num_threads).flatten(1)
 
     def _planned(self) -> BatchTensors:
         if self._batch is None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.batch import BatchTensors
-from engine.kernels import reference
+from engine.kernels import reference_attention
 from engine.models.spec import DecoderSpec
 
 OnWeights = Callable[[int, Tensor], None]
@@ -65,11 +65,11 @@ class ObservedAttention:
         bias = None
         if layer.alibi_slopes:
             slopes = torch.tensor(layer.alibi_slopes, dtype=torch.float32, device=q.device)
-            bias = reference.alibi_bias(slopes, places.unsqueeze(0), places)[0]
-        weights = reference.attention_weights(
+            bias = reference_attention.alibi_bias(slopes, places.unsqueeze(0), places)[0]
+        weights = reference_attention.attention_weights(
             q,
             k,
-            reference.causal_mask(places, places, layer.sliding_window),
+            reference_attention.causal_mask(places, places, layer.sliding_window),
             softmax_scale=layer.softmax_scale,
             softcap=layer.softcap,
             bias=bias,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.batch import BatchTensors
-from engine.kernels import reference
+from engine.kernels import reference, reference_attention
 from engine.models.spec import DecoderSpec, LayerSpec
 from kvcache.storage import KVStorage
 
@@ -96,7 +96,7 @@ class ReferenceBackend:
         reference.store_kv(k, v, cache, self._slot_mapping[self._groups[layer_idx]])
         out = q.new_empty(q.shape[0], layer.num_q_heads, layer.v_head_dim)
         for batched, keys in zip(self._batches, self._keys[self._kinds[layer_idx]], strict=True):
-            attended = reference.grouped_attention(
+            attended = reference_attention.grouped_attention(
                 q[batched.token_idx].unflatten(0, (-1, batched.query_len)),
                 cache,
                 keys.slots,
@@ -112,7 +112,7 @@ class ReferenceBackend:
     def _alibi_bias(self, layer: LayerSpec, batched: Batched, keys: Keys) -> Tensor | None:
         if layer.alibi_slopes is None:
             return None
-        return reference.alibi_bias(self._slopes[layer.alibi_slopes], batched.positions, keys.places)
+        return reference_attention.alibi_bias(self._slopes[layer.alibi_slopes], batched.positions, keys.places)
 
     def _build_batch(self, batch: BatchTensors, seqs: list[int]) -> Batched:
         device, query_len = batch.positions.device, batch.query_lens[seqs[0]]
@@ -128,7 +128,7 @@ class ReferenceBackend:
         places = torch.arange(first, batched.seq_len, device=batched.positions.device)
         tables = batch.block_tables[group][batched.seq_idx]
         slots = tables[:, places // self._block_size] * self._block_size + places % self._block_size
-        return Keys(places, slots, reference.causal_mask(batched.positions, places, window))
+        return Keys(places, slots, reference_attention.causal_mask(batched.positions, places, window))
 
 
 def group_by_length(query_lens: list[int], seq_lens: list[int]) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from engine.models.spec import Activation, DecoderSpec
@@ -13,8 +14,7 @@ class PagedStep(NamedTuple):
     """The paged cache and a step's tables.
 
     Attributes:
-        k_caches: a layer each [num_blocks, block_size, num_kv_heads, k_head_dim].
-        v_caches: a layer each [num_blocks, block_size, num_kv_heads, v_head_dim].
+        caches: one a layer, all of the same formats.
         groups: of each layer: which row of the next two is its own.
         slot_mapping: [num_groups, num_tokens] int64.
         block_tables: [num_groups, num_seqs, max_blocks] int64.
@@ -22,8 +22,7 @@ class PagedStep(NamedTuple):
         seq_lens: [num_seqs] int64.
     """
 
-    k_caches: list[Tensor]
-    v_caches: list[Tensor]
+    caches: list[LayerCache]
     groups: list[int]
     slot_mapping: Tensor
     block_tables: Tensor
@@ -50,6 +49,10 @@ class CompiledLayers(Protocol):
 
 class SamplingKernels(Protocol):
     """Draws of tokens; engine/kernels/sampling.py says what each one computes."""
+
+    def most_probable(self, logits: Tensor) -> Tensor:
+        """The most probable token of each row."""
+        ...
 
     def draw(self, logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
         """A random token for each row."""
@@ -89,6 +92,32 @@ class Kernels(Protocol):
 
     def grouped_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:
         """Rows of x in groups, each times the weight of its group."""
+        ...
+
+    def quantize_weight(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Round a weight to 8-bit integers and scales."""
+        ...
+
+    def pack_int8(self, weight: Tensor, scale: Tensor, depth: int) -> None:
+        """Bring a weight of 8-bit integers into the order that the following read, in place; once only."""
+        ...
+
+    def gather_rows_int8(
+        self, weight: Tensor, scale: Tensor, row_ids: Tensor, depth: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Rows of a weight that `pack_int8` had."""
+        ...
+
+    def linear_int8(
+        self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """`linear` with a weight that `pack_int8` had."""
+        ...
+
+    def grouped_linear_int8(
+        self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, counts: Tensor
+    ) -> Tensor:
+        """`grouped_linear` with weights that `pack_int8` had."""
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float, *, weight_offset: float = 0.0) -> Tensor:

@@ -4,8 +4,6 @@ import msgspec
 
 from engine.models.spec import Activation, DecoderSpec, LayerSpec, MLPSpec, NormKind, NormSpec, RopeSpec
 
-MAX_HEAD_DIM = 256
-
 NATIVE_DTYPES = {"float32": 0, "bfloat16": 1}
 """The formats that the kernels read, as src/common.h numbers them."""
 
@@ -22,18 +20,6 @@ KNOWN_FIELDS: dict[type[msgspec.Struct], str] = {
 }
 """What the native layers know of a spec; embedding, head and the table of angles are none of their business. A model
 that sets anything else runs layer by layer."""
-
-
-def attention_objections(spec: DecoderSpec) -> list[str]:
-    """What the native attention kernel lacks for this model; empty: nothing."""
-    widest = max(max(layer.k_head_dim, layer.v_head_dim) for layer in spec.layers)
-    reasons = [f"head_dim {widest} is over {MAX_HEAD_DIM}"] if widest > MAX_HEAD_DIM else []
-    features = {
-        "attention soft-cap": any(layer.softcap is not None for layer in spec.layers),
-        "ALiBi": any(layer.alibi_slopes is not None for layer in spec.layers),
-        "attention sinks": any(layer.has_sinks for layer in spec.layers),
-    }
-    return reasons + [f"{feature} is not in the native kernels" for feature, is_used in features.items() if is_used]
 
 
 def can_fuse(spec: DecoderSpec) -> bool:

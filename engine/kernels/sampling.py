@@ -49,6 +49,32 @@ def apply_penalties(
     logits -= torch.where(counts > 0, presence_penalty + frequency_penalty * counts, 0.0)
 
 
+def apply_token_mask(logits: Tensor, rows: Tensor, token_mask: Tensor) -> None:
+    """Rule out all tokens of some rows but those that the mask names, in place.
+
+    Args:
+        logits: [num_logit_rows, vocab_size].
+        rows: [num_rows] int64, none twice.
+        token_mask: [num_rows, ceil(vocab_size / 64)] int64, a bit for each token, lowest first; 1: it may come out.
+    """
+    shifts = torch.arange(8, dtype=torch.uint8, device=logits.device)
+    bits = (token_mask.view(torch.uint8).unsqueeze(-1) >> shifts) & 1  # bytes: words would take eight times the memory
+    is_ruled_out = bits.flatten(1)[:, : logits.shape[-1]] == 0
+    logits[rows] = logits[rows].masked_fill_(is_ruled_out, -torch.inf)
+
+
+def most_probable(logits: Tensor) -> Tensor:
+    """The most probable token of each row; of equally probable ones the first.
+
+    Args:
+        logits: [num_rows, vocab_size].
+
+    Returns:
+        [num_rows] int64.
+    """
+    return logits.argmax(dim=-1)
+
+
 def draw(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
     """A random token for each row.
 

@@ -26,7 +26,12 @@ def select_kernels(device: torch.device, dtype: torch.dtype, wanted: str = "auto
 
 @functools.cache
 def select_sampling(device: torch.device, dtype: torch.dtype) -> SamplingKernels:
-    """The fastest draws of tokens for logits of this dtype on this device."""
+    """The fastest draws of tokens for logits of this dtype on this device.
+
+    On a CPU they share the rows of a step among as many threads as PyTorch has at the first call.
+    """
+    if dtype is torch.float32 and not cpu.objections(device, dtype):
+        return cpu.CpuSampling(torch.get_num_threads())
     if dtype is torch.float32 and not triton.objections(device, dtype):
         return triton.load_sampling()
     return sampling

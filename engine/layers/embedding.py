@@ -10,22 +10,39 @@ from engine.kernels import reference
 from engine.kernels.base import Kernels
 from engine.layers.linear import Linear
 from engine.layers.norm import Norm
-from engine.models.spec import EmbeddingSpec
+from engine.models.spec import DecoderSpec
+
+
+class Table:
+    """Rows of the embedding table, in the order that its kernel has them: a tied one is the head's too, and packed."""
+
+    def __init__(
+        self, spec: DecoderSpec, kernels: Kernels, parameters: Mapping[str, Tensor], dtype: torch.dtype
+    ) -> None:
+        self._weight, self._scale = parameters["embed.weight"], parameters.get("embed.scale")
+        self._gather_rows = kernels.gather_rows if spec.head.is_tied else reference.gather_rows
+        self._gather_rows_int8, self._dtype = kernels.gather_rows_int8, dtype
+        self._width = spec.embedding.width or spec.hidden_size
+
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        """[num_tokens] int64 -> [num_tokens, width]."""
+        if self._scale is None:
+            return self._gather_rows(self._weight, input_ids)
+        return self._gather_rows_int8(self._weight, self._scale, input_ids, self._width, self._dtype)
 
 
 class Embedding:
     """The token's embedding and, as the spec says, its position's and its predecessor's."""
 
     def __init__(
-        self, spec: EmbeddingSpec, kernels: Kernels, parameters: Mapping[str, Tensor], *, is_packed: bool
+        self, decoder: DecoderSpec, kernels: Kernels, parameters: Mapping[str, Tensor], dtype: torch.dtype
     ) -> None:
-        self._table = parameters["embed.weight"]
-        # The head multiplies by a tied table too, and so its rows are in the order of its kernel.
-        self._gather_rows = kernels.gather_rows if is_packed else reference.gather_rows
+        spec = decoder.embedding
+        self._table = Table(decoder, kernels, parameters, dtype)
         self._multiplier = None
         if spec.multiplier != 1.0:
             # In the model's dtype, as it was trained: in bfloat16, Gemma's sqrt(3072) is 55.5.
-            self._multiplier = torch.tensor(spec.multiplier, dtype=self._table.dtype, device=self._table.device)
+            self._multiplier = torch.tensor(spec.multiplier, dtype=dtype, device=parameters["embed.weight"].device)
         self._projection = Linear(kernels, parameters, "embed_proj") if spec.width else None
         self._positions = parameters.get("position_embed.weight")
         self._norm = Norm(spec.norm, kernels, parameters, "embed_norm") if spec.norm else None
@@ -45,7 +62,7 @@ class Embedding:
         return x if self._smear_gate is None else self._smear(x, positions, self._embed(previous_ids, positions - 1))
 
     def _embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        x = self._gather_rows(self._table, input_ids)
+        x = self._table(input_ids)
         if self._multiplier is not None:
             x = x * self._multiplier
         if self._projection is not None:

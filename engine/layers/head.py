@@ -18,9 +18,10 @@ class Head:
         self._spec = spec
         self._norm = Norm(spec.norm, kernels, parameters, "norm") if spec.norm else None
         self._projection = Linear(kernels, parameters, "head_proj") if "head_proj.weight" in parameters else None
-        weight = parameters["embed.weight" if spec.is_tied else "lm_head.weight"]
-        bias = {"lm_head.bias": parameters["lm_head.bias"]} if spec.has_bias else {}
-        self._lm_head = Linear(kernels, {"lm_head.weight": weight, **bias}, "lm_head")
+        # The table's weight and scales, where it is the projection too; a bias is the head's own.
+        names = ("weight", "scale") if spec.is_tied else ()
+        tied = {f"lm_head.{kind}": parameters[f"embed.{kind}"] for kind in names if f"embed.{kind}" in parameters}
+        self._lm_head = Linear(kernels, {**parameters, **tied}, "lm_head")
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[num_rows, hidden_size] -> [num_rows, vocab_size], float32 or wider."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels.base import Kernels
-from engine.layers.linear import Linear
+from engine.layers.linear import GroupedLinear, Linear
 from engine.layers.mlp import MLP
 from engine.models.spec import MoESpec
 
@@ -18,12 +18,11 @@ class RoutedExperts:
     """
 
     def __init__(self, spec: MoESpec, kernels: Kernels, parameters: Mapping[str, Tensor], prefix: str) -> None:
-        self._spec, self._kernels = spec, kernels
+        self._spec = spec
         self._router = Linear(kernels, parameters, f"{prefix}.router")
         self._activate = kernels.activate_and_multiply if spec.expert.is_gated else kernels.activate
-        up, down = f"{prefix}.experts.{spec.expert.up_name}", f"{prefix}.experts.down"
-        self._up, self._up_bias = parameters[f"{up}.weight"], parameters.get(f"{up}.bias")
-        self._down, self._down_bias = parameters[f"{down}.weight"], parameters.get(f"{down}.bias")
+        self._up = GroupedLinear(kernels, parameters, f"{prefix}.experts.{spec.expert.up_name}")
+        self._down = GroupedLinear(kernels, parameters, f"{prefix}.experts.down")
 
     def __call__(self, x: Tensor) -> Tensor:
         """[num_tokens, hidden_size] -> the same shape."""
@@ -31,9 +30,9 @@ class RoutedExperts:
         order = experts.flatten().argsort(stable=True)
         token_idx = order // self._spec.num_experts_per_token
         counts = torch.bincount(experts.flatten(), minlength=self._spec.num_experts)
-        up = self._kernels.grouped_linear(x[token_idx], self._up, self._up_bias, counts)
+        up = self._up(x[token_idx], counts)
         activated = self._activate(up, self._spec.expert.activation)
-        out = self._kernels.grouped_linear(activated, self._down, self._down_bias, counts)
+        out = self._down(activated, counts)
         # Back in the order of the tokens, each with its experts by rank: the sum does not depend on the rest of the batch.
         by_token = torch.empty_like(out).index_copy_(0, order, out)
         return (by_token.view(*experts.shape, -1) * weights.unsqueeze(-1)).sum(1)

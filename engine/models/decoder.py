@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend
@@ -53,9 +54,11 @@ class Decoder:
 
     Args:
         spec: what it is.
-        parameters: every name of spec.parameter_shapes(), on one device, in one dtype; weights packed by `kernels`.
+        parameters: every name of spec.parameter_shapes(), on one device, in `dtype` or as 8-bit integers beside their
+            scales; weights packed by `kernels`.
         max_model_len: longest context that will be asked of it.
         kernels: what its layers run on; None: the fastest for the parameters' device and dtype.
+        dtype: of hidden states; None: that of the embedding table.
     """
 
     def __init__(
@@ -64,14 +67,16 @@ class Decoder:
         parameters: Mapping[str, Tensor],
         max_model_len: int,
         kernels: Kernels | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         table = parameters["embed.weight"]
         self.spec, self.device = spec, table.device
+        dtype = dtype or table.dtype
         self.vocab_size = spec.vocab_size
-        kernels = kernels or select_kernels(table.device, table.dtype)
-        self._embedding = Embedding(spec.embedding, kernels, parameters, is_packed=spec.head.is_tied)
+        kernels = kernels or select_kernels(table.device, dtype)
+        self._embedding = Embedding(spec, kernels, parameters, dtype)
         ropes = dict.fromkeys(layer.rope for layer in spec.layers if layer.rope)
-        self._rotaries = {rope: Rotary(rope, max_model_len, table.dtype, table.device) for rope in ropes}
+        self._rotaries = {rope: Rotary(rope, max_model_len, dtype, table.device) for rope in ropes}
         self._layers = [DecoderLayer(spec, kernels, parameters, layer_idx) for layer_idx in range(spec.num_layers)]
         self._native_layers = kernels.compile_layers(spec, parameters)
         self._mix = ResidualMix(spec.residual_mix.backout_layer, parameters) if spec.residual_mix else None

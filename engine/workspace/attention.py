@@ -14,7 +14,7 @@ SCALE_BYTES = 2
 
 def plan_bytes(layers: tuple[LayerSpec, ...], num_groups: int, size: StepSize, method: Method) -> int:
     """What the backend keeps for all layers of a step: the reference, which key each query may see."""
-    if method.is_native_attention:
+    if method.is_native:
         return 0
     windows = {layer.sliding_window for layer in layers}
     total = 0
@@ -33,7 +33,7 @@ def num_keys(query_len: int, seq_len: int, window: int | None) -> int:
 def attention_bytes(layer: LayerSpec, size: StepSize, method: Method) -> int:
     """Most memory at a time from queries, keys and values to the output, the output included."""
     out = size.num_rows * layer.o_width * method.dtype_bytes
-    if method.is_native_attention:
+    if method.is_native:
         return out + _run_bytes(layer, size)
     return out + max(_batch_bytes(layer, batch, method) for batch in size.batches)
 
@@ -45,7 +45,7 @@ def _run_bytes(layer: LayerSpec, size: StepSize) -> int:
 
 
 def _batch_bytes(layer: LayerSpec, batch: tuple[int, int, int], method: Method) -> int:
-    """engine.kernels.reference.grouped_attention."""
+    """engine.kernels.reference_attention.grouped_attention."""
     num_seqs, query_len, seq_len = batch
     keys = num_keys(query_len, seq_len, layer.sliding_window)
     number_bytes = method.wide_bytes if method.is_kv_8bit else method.dtype_bytes

@@ -11,11 +11,14 @@ def sampling_bytes(spec: DecoderSpec, size: StepSize, method: Method) -> int:
     """All requests sampled with top_p and log-probabilities: engine.sampler._draw_truncated, engine.kernels.sampling."""
     num_logits = (len(size.chunks) + size.num_decodes) * spec.vocab_size
     logits = num_logits * method.wide_bytes
-    # Kept: logits, an untouched copy, those of the drawn rows, scaled. Then the sorted ones and what becomes of them,
-    # their order, their running sum in float64 and a mask; or what is left of them, their order and the running sum
-    # in which the draw is looked up.
-    sorting = 8 * logits + num_logits * (INDEX_BYTES + 9)
-    drawing = 5 * logits + num_logits * (INDEX_BYTES + 16)
+    if method.has_native_draws:
+        # Logits, an untouched copy, those of the rows that report, and their log-probabilities.
+        return 4 * logits
+    # Kept: logits, an untouched copy, scaled ones. Then the sorted ones and what becomes of them, their order, their
+    # running sum in float64 and a mask; or what is left of them, their order and the running sum in which the draw is
+    # looked up.
+    sorting = 7 * logits + num_logits * (INDEX_BYTES + 9)
+    drawing = 4 * logits + num_logits * (INDEX_BYTES + 16)
     return max(sorting, drawing)
 
 
@@ -24,5 +27,7 @@ def prompt_logprobs_bytes(spec: DecoderSpec, size: StepSize, method: Method) -> 
     num_rows = min(MAX_LOGPROB_ROWS, max(size.chunks))
     num_logits = num_rows * spec.vocab_size
     made = method.dtype_bytes + method.wide_bytes if method.dtype_bytes < method.wide_bytes else method.dtype_bytes
+    if method.is_int8 and not method.is_native:
+        made = max(made, 3 * 4)  # a product's sums, and two more of their size, in float32
     capped = (3 if spec.head.softcap is not None else 1) * method.wide_bytes
     return num_logits * max(made, capped, 2 * method.wide_bytes)

@@ -1,12 +1,13 @@
 """Memory of one layer: what is alive at the same time while it runs."""
 
 from engine.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, NormKind
+from engine.quantization import num_groups, stored_depth
 from engine.workspace.attention import INDEX_BYTES, attention_bytes
 from engine.workspace.method import Method
 from engine.workspace.step_size import StepSize
 
 WIDENED_ROWS = 512
-"""src/linear.c: CHUNK."""
+"""src/linear.c and src/linear_int8.c: CHUNK."""
 
 
 def fused_bytes(spec: DecoderSpec, widths: tuple[int, ...], size: StepSize, method: Method) -> int:
@@ -23,15 +24,25 @@ def fused_bytes(spec: DecoderSpec, widths: tuple[int, ...], size: StepSize, meth
         attention_bytes(layer, size, method) - size.num_rows * layer.o_width * method.dtype_bytes
         for layer in spec.layers
     )
-    widened = widened_bytes(size.num_rows, max(spec.hidden_size, widths[2], widths[4]), method)
-    return scratch + max(attend, widened)
+    depth = max(spec.hidden_size, widths[2], widths[4])
+    return scratch + max(attend, product_bytes(size.num_rows, depth, max(widths), method))
 
 
-def widened_bytes(num_rows: int, depth: int, method: Method) -> int:
-    """What a matrix product keeps of its input in float32."""
+def product_bytes(num_rows: int, depth: int, width: int, method: Method) -> int:
+    """What a matrix product [num_rows, depth] -> [num_rows, width] takes beside its input and its output."""
+    if method.is_int8:
+        return _int8_product_bytes(num_rows, depth, width, method)
     if not method.is_native or method.dtype_bytes == 4:
         return 0
     return 4 * min(num_rows, WIDENED_ROWS) * depth
+
+
+def _int8_product_bytes(num_rows: int, depth: int, width: int, method: Method) -> int:
+    """Native: the input's integers, scales and sums. Reference: engine.kernels.int8_linear.linear_int8, in float32."""
+    if method.is_native:
+        return min(num_rows, WIDENED_ROWS) * (stored_depth(depth) + 8 * num_groups(depth))
+    rounding, integers, sums = 16 * num_rows * depth, 4 * num_rows * depth, 4 * num_rows * width
+    return max(rounding, integers + 3 * sums - num_rows * width * method.dtype_bytes)
 
 
 def layer_bytes(spec: DecoderSpec, layer: LayerSpec, size: StepSize, method: Method) -> int:
@@ -61,7 +72,8 @@ def _attention_half(spec: DecoderSpec, layer: LayerSpec, size: StepSize, method:
     """From the normed input to the sum."""
     num_rows, dtype_bytes = size.num_rows, method.dtype_bytes
     x = num_rows * spec.hidden_size * dtype_bytes
-    qkv = num_rows * (layer.q_width + layer.k_width + layer.v_width) * dtype_bytes
+    qkv_width = layer.q_width + layer.k_width + layer.v_width
+    qkv = num_rows * qkv_width * dtype_bytes
     turning = 0
     if layer.rope and (not method.is_native or layer.rope.is_interleaved):
         half = num_rows * (layer.num_q_heads + layer.num_kv_heads) * layer.rope.rotary_dim // 2 * method.wide_bytes
@@ -73,10 +85,10 @@ def _attention_half(spec: DecoderSpec, layer: LayerSpec, size: StepSize, method:
     if layer.qkv_clip is not None:
         held = max(held, 2 * qkv)
     return max(
-        qkv + widened_bytes(num_rows, spec.hidden_size, method),
+        qkv + product_bytes(num_rows, spec.hidden_size, qkv_width, method),
         held + turning,
         held + attention_bytes(layer, size, method),
-        held + out + sums + widened_bytes(num_rows, layer.o_width, method),
+        held + out + sums + product_bytes(num_rows, layer.o_width, spec.hidden_size, method),
     )
 
 
@@ -84,9 +96,9 @@ def _mlp_bytes(mlp: MLPSpec, hidden_size: int, num_rows: int, method: Method, su
     up = num_rows * mlp.up_width * method.dtype_bytes
     activated = num_rows * mlp.intermediate_size * method.dtype_bytes
     return max(
-        up + widened_bytes(num_rows, hidden_size, method),
+        up + product_bytes(num_rows, hidden_size, mlp.up_width, method),
         up + activated,
-        activated + sums + widened_bytes(num_rows, mlp.intermediate_size, method),
+        activated + sums + product_bytes(num_rows, mlp.intermediate_size, hidden_size, method),
     )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from checkpoints.errors import CheckpointError
 from configs.errors import SettingsError
 from engine.errors import EngineError
+from engine.kernels.build import describe_library
 from heads.errors import HeadsError
 from server.cli.bench import bench
 from server.cli.chat import chat
@@ -81,11 +82,12 @@ def build_app() -> App:
 
 
 def read_version() -> str:
-    """The installed version of headcount."""
+    """The installed version of headcount, and which native kernels a CPU gets here."""
     try:
-        return version("headcount")
+        installed = version("headcount")
     except PackageNotFoundError:
-        return "unknown (not installed)"
+        installed = "unknown (not installed)"
+    return f"{installed} (native CPU kernels: {describe_library()})"
 
 
 def _silence_stdout() -> None:

@@ -8,18 +8,18 @@ from rich.table import Table
 
 from heads.results import AblatedHead, Ablation, Conversion, HeadFigures, Inspection, Pruning, Quality, Speed
 
-NUM_LISTED = 5
+NUM_LISTED = 4
 FINDINGS: tuple[tuple[str, str, Callable[[HeadFigures], float]], ...] = (
-    ("look at the token before", "of the attention", lambda head: head.previous_token),
-    ("look at what followed this token before (induction)", "of the attention", lambda head: head.induction),
-    ("rest on the first token (sink)", "of the attention", lambda head: head.first_token),
-    ("look at punctuation and line ends", "of the attention", lambda head: head.delimiter),
-    ("look at everything", "nats of entropy", lambda head: head.entropy),
-    ("matter most", "of the layer's importance", lambda head: head.relative_importance),
-    ("matter least", "of the layer's importance", lambda head: -head.relative_importance),
-    ("are most like another head of their layer", "bits apart", lambda head: -(head.nearest_distance or 0.0)),
+    ("the token before", "share", lambda head: head.previous_token),
+    ("what followed this token (induction)", "share", lambda head: head.induction),
+    ("the first token (sink)", "share", lambda head: head.first_token),
+    ("delimiters", "share", lambda head: head.delimiter),
+    ("most of the context", "entropy, nats", lambda head: head.entropy),
+    ("matter most", "importance", lambda head: head.relative_importance),
+    ("matter least", "importance", lambda head: -head.relative_importance),
+    ("most like another one", "distance, bits", lambda head: -(head.nearest_distance or 0.0)),
 )
-"""What is said of the heads that lead in a figure: in words, its unit, and how they are ranked."""
+"""What the heads that lead in a figure look at, or are; what the number is; and how they are ranked."""
 
 POOLED_WARNING = (
     "[yellow]Heads were joined: the outputs differ from the source's, and quality falls without further training.[/]"
@@ -42,13 +42,12 @@ def print_inspection(found: Inspection, console: Console) -> None:
         f" {found.window_tokens}; loss {found.loss:.4f} nats a token"
     )
     console.print(_importance(found))
-    table = Table(title="Heads that …", box=SIMPLE_HEAD, title_justify="left")
-    table.add_column("")
-    table.add_column("layer.head", no_wrap=True)
+    table = Table(title="Leading heads (layer.head)", box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    for heading in ("look at, or are", "", *[""] * NUM_LISTED):
+        table.add_column(heading)
     for words, unit, rank in FINDINGS:
         leading = sorted(found.heads, key=rank, reverse=True)[:NUM_LISTED]
-        heads = "   ".join(f"{head.layer}.{head.head} {abs(rank(head)):.2f}" for head in leading)
-        table.add_row(f"{words}\n[dim]{unit}[/]", heads)
+        table.add_row(words, f"[dim]{unit}[/]", *(f"[bold]{h.layer}.{h.head}[/] {abs(rank(h)):.2f}" for h in leading))
     console.print(table)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.cache import KVCacheDType
-from configs.model import DType
+from configs.model import DType, Quantization
 from configs.sizes import format_bytes, parse_bytes
 from server.cli.errors import CommandError
 
@@ -26,6 +26,7 @@ def plan(
     context: PositiveInt | None = None,
     block_size: PositiveInt = 16,
     kv_cache_dtype: KVCacheDType = "auto",
+    quantization: Quantization = "none",
     max_num_batched_tokens: PositiveInt = 2048,
     max_num_seqs: PositiveInt = 64,
     tensor_parallel: PositiveInt = 1,
@@ -45,6 +46,7 @@ def plan(
         context: tokens of one request, prompt and output. Unset: the longest the model takes.
         block_size: tokens in a KV block.
         kv_cache_dtype: number format of cached keys and values: auto (the model's), fp8_e4m3 or int8.
+        quantization: of the weights: none, or int8.
         max_num_batched_tokens: tokens that a step computes at most; its workspace grows with them.
         max_num_seqs: requests that run at the same time.
         tensor_parallel: devices that share the model, each of `memory`.
@@ -56,6 +58,10 @@ def plan(
     if list_models:
         _print_list(as_json=json, as_markdown=markdown)
         return
+    if quantization != "none" and device != "cpu":
+        raise CommandError(
+            f"--quantization {quantization} runs on a CPU only, got --device {device}: leave one of them out"
+        )
     from server.cli.planning import Assumptions
 
     assumptions = Assumptions(
@@ -64,6 +70,7 @@ def plan(
         context_tokens=context,
         block_size=block_size,
         kv_cache_dtype=kv_cache_dtype,
+        quantization=quantization,
         device=device,
         max_num_batched_tokens=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
@@ -129,7 +136,7 @@ def _facts(made: "Plan") -> Table:
     rows = {
         "model": f"{made.model} ({made.architecture})",
         "attention": f"{made.attention_type.upper()}: {heads}, {made.num_layers} layers",
-        "weights": f"{format_bytes(made.weights_bytes)} in {made.dtype}, {made.num_parameters:,} numbers{on_disk}",
+        "weights": f"{format_bytes(made.weights_bytes)} in {_format(made)}, {made.num_parameters:,} numbers{on_disk}",
         "KV cache": f"{made.kv_bytes_per_token:,} bytes a token, {made.kv_bytes_per_block:,} a block of {made.block_size}"
         + ("" if made.kv_cache_dtype == made.dtype else f", in {made.kv_cache_dtype}"),
         "workspace": f"{format_bytes(made.workspace_bytes)} for the largest step",
@@ -141,6 +148,10 @@ def _facts(made: "Plan") -> Table:
     for name, text in rows.items():
         table.add_row(f"[bold]{name}[/]", text)
     return table
+
+
+def _format(made: "Plan") -> str:
+    return made.dtype if made.quantization == "none" else f"{made.quantization} and {made.dtype}"
 
 
 def _group(group: "LayerGroup") -> str:

@@ -17,6 +17,7 @@ from engine.models import describe
 from engine.models.registry import load_spec
 from engine.models.sharding import per_rank, possible_degrees
 from engine.models.spec import DecoderSpec, LayerSpec
+from engine.quantization import weights_bytes
 from engine.workspace import Method, StepSize, workspace_bytes
 from kvcache.geometry import KVGeometry
 from server.kv_plan import fit
@@ -107,6 +108,7 @@ class Plan(msgspec.Struct, frozen=True):
     layers: list[LayerGroup]
     dtype: str
     kv_cache_dtype: str
+    quantization: str
     max_model_len: int
     num_parameters: int
     checkpoint_bytes: int
@@ -132,6 +134,7 @@ class Assumptions(msgspec.Struct, frozen=True):
         dtype: `auto` or a number format.
         context_tokens: None for the longest context of the model.
         kv_cache_dtype: `auto` for the model's, or a format of 8 bits.
+        quantization: of the weights, `none` or `int8`.
     """
 
     memory_bytes: int
@@ -139,6 +142,7 @@ class Assumptions(msgspec.Struct, frozen=True):
     context_tokens: int | None
     block_size: int
     kv_cache_dtype: str = "auto"
+    quantization: str = "none"
     device: str = "cpu"
     max_num_batched_tokens: int = 2048
     max_num_seqs: int = 64
@@ -191,7 +195,8 @@ def _plan(
         max_model_len=spec.max_position_embeddings,
         num_parameters=spec.num_parameters(),
         checkpoint_bytes=sum(header.nbytes for header in headers.values()),
-        weights_bytes=spec.num_parameters() * DTYPE_BYTES[dtype],
+        quantization=assumptions.quantization,
+        weights_bytes=weights_bytes(spec, DTYPE_BYTES[dtype], assumptions.quantization),
         kv_bytes_per_token=geometry.bytes_per_token,
         kv_bytes_per_block=geometry.bytes_per_block,
         block_size=assumptions.block_size,
@@ -233,6 +238,8 @@ def _remedies(spec: DecoderSpec, made: Plan, given: Assumptions) -> Iterator[tup
         yield "--max-model-len", str(longest), replace(given, context_tokens=longest)
     if made.kv_cache_dtype == made.dtype:
         yield "--kv-cache-dtype", "int8", replace(given, kv_cache_dtype="int8")
+    if given.quantization == "none" and given.device == "cpu":
+        yield "--quantization", "int8", replace(given, quantization="int8")
     for degree in possible_degrees(spec):
         if degree > given.tensor_parallel:
             yield "--tensor-parallel", str(degree), replace(given, tensor_parallel=degree)
@@ -284,8 +291,8 @@ def _row(label: str, whole: DecoderSpec, dtype: str, context_tokens: int, assump
     counts = {layer.num_kv_heads for layer in whole.layers}
     spec = per_rank(whole, assumptions.tensor_parallel)
     geometry = _geometry(spec, dtype, assumptions)
-    weights_bytes = spec.num_parameters() * DTYPE_BYTES[dtype]
-    left_bytes = assumptions.memory_bytes - weights_bytes
+    held_bytes = weights_bytes(spec, DTYPE_BYTES[dtype], assumptions.quantization)
+    left_bytes = assumptions.memory_bytes - held_bytes
     needed = _workspace_bytes(spec, dtype, geometry, left_bytes, assumptions)
     found = fit(geometry, left_bytes - needed, context_tokens, assumptions.max_num_batched_tokens)
     return PlanRow(
@@ -293,7 +300,7 @@ def _row(label: str, whole: DecoderSpec, dtype: str, context_tokens: int, assump
         attention_type=geometry.attention_type,
         num_kv_heads=counts.pop() if len(counts) == 1 else None,
         tensor_parallel=assumptions.tensor_parallel,
-        weights_bytes=weights_bytes,
+        weights_bytes=held_bytes,
         workspace_bytes=needed,
         kv_bytes_per_token=geometry.bytes_per_token,
         kv_bytes_per_request=geometry.bytes_per_request(context_tokens),
@@ -313,5 +320,7 @@ def _workspace_bytes(
         max_model_len=max(1, context),
         num_kv_tokens=geometry.num_tokens_in(memory_bytes, max(1, context)),
     )
-    method = Method.predict(spec, dtype, assumptions.device, assumptions.kv_cache_dtype)
+    method = Method.predict(
+        spec, dtype, assumptions.device, assumptions.kv_cache_dtype, quantization=assumptions.quantization
+    )
     return workspace_bytes(spec, size, method, assumptions.block_size)

@@ -36,4 +36,4 @@ def serve(
         settings = with_overrides(settings, {"model": (*sources, *settings.model)}, "the command line")
     folders = [(entry, resolve_model(entry.source)) for entry in settings.entries()]
     models = {entry.name: load_served_model(entry.name, folder, entry.settings) for entry, folder in folders}
-    return run_server(settings.http, models)
+    return run_server(settings.http, models, settings.tracing)

@@ -102,9 +102,9 @@ async def _measure_load(client: EngineClient, info: EngineInfo, job: Job, wave: 
     sends = [partial(send, place, next(drawn)) for place in range(workload.num_requests)]
     cpu_before_s = _cpu_s(client)
     level = await closed_loop(sends, workload.concurrency, advance)
-    cpu_s = _cpu_s(client) - cpu_before_s
     for message, count in level.errors.items():
         raise RequestFailedError(f"{count} of {workload.num_requests} requests failed: {message}")
+    cpu_s = _cpu_s(client) - cpu_before_s
     num_tokens = workload.num_requests * workload.max_tokens
     after = await settled_stats(client, before.generation_tokens + num_tokens)
     return Measured(info, wave, sum_up(level, {}), cpu_s, after.preemptions - before.preemptions, outputs)

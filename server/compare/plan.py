@@ -11,7 +11,6 @@ from configs.compare import CompareSettings, Workload
 from configs.engine import EngineSettings
 from configs.sizes import format_bytes
 from engine.dtypes import KV_FORMATS, resolve_dtype, resolve_kv_cache_dtype
-from engine.models.registry import load_spec
 from engine.models.spec import DecoderSpec
 from kvcache.geometry import KVGeometry, LayerGeometry
 from server.compare.errors import ComparisonRefusedError
@@ -99,6 +98,8 @@ def plan_comparison(settings: CompareSettings, folder: Path, engine: EngineSetti
         ComparisonRefusedError: heads that cannot be had, a length over the context, a budget too small or too large.
         CheckpointError, ModelLoadError: the folder holds no model that can be served.
     """
+    from engine.models.registry import load_spec  # noqa: PLC0415  all families: a server starts without them
+
     config = read_config(folder)
     spec, workload = load_spec(config), settings.workload
     heads = _heads(spec)

@@ -145,10 +145,12 @@ class Comparisons:
             await self._stop()
 
     async def _stop(self) -> None:
-        if self._task is not None:
+        if self._task is not None and self._run is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+            if self._run.is_running:  # it was stopped before it had begun
+                self._run.end(Ended("stopped"), None)
 
     async def _work(self, run: Run, job: Job, count_other_requests: Callable[[], int]) -> None:
         """Run a comparison to its end, however it ends, and keep what came of it."""

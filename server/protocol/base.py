@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from server.errors import invalid_request
 
@@ -13,6 +14,16 @@ def _refuse(value: object) -> None:
         raise PydanticCustomError("unsupported_field", "this field is not supported by this server")
 
 
+def _nullable(field: JsonSchemaValue) -> JsonSchemaValue:
+    """The schema of a field, or null."""
+    options = field.get("anyOf", [])
+    if {"type": "null"} in options or field.get("type") == "null":
+        return field
+    about: JsonSchemaValue = {name: field[name] for name in ("title", "description", "default") if name in field}
+    kinds = options or [{name: value for name, value in field.items() if name not in about}]
+    return {"anyOf": [*kinds, {"type": "null"}], **about}
+
+
 Unsupported = Annotated[None, BeforeValidator(_refuse)]
 """A field that this server does not act on; clients may send null for it."""
 
@@ -20,7 +31,17 @@ Unsupported = Annotated[None, BeforeValidator(_refuse)]
 class WireModel(BaseModel):
     """A part of a request body. Wrong types, unknown fields and values out of range are refused (400)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The description says of every field that may be left out that it may be null too."""
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        for name, field in schema.get("properties", {}).items():
+            if name not in schema.get("required", []):
+                schema["properties"][name] = _nullable(field)
+        return reference
 
     @model_validator(mode="before")
     @classmethod
@@ -43,6 +64,18 @@ class RequestBody(WireModel):
 
     model: str
     """Name of a served model."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """See WireModel. Fields that nothing acts on are described by the values that they may have."""
+        reference = super().__get_pydantic_json_schema__(core_schema, handler)
+        properties = handler.resolve_ref_schema(reference)["properties"]
+        for name, harmless in cls.unsupported.items():
+            properties[name] = {
+                "enum": [*harmless, None],
+                "description": "Not supported: only values that ask for nothing.",
+            }
+        return reference
 
     @model_validator(mode="before")
     @classmethod

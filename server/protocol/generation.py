@@ -1,11 +1,13 @@
 """The fields that completions and chat completions share."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from engine.request import MAX_LOGPROBS, MAX_STOP_STRINGS
+from engine.request import MAX_ALLOWED_TOKEN_IDS, MAX_LOGIT_BIASES, MAX_LOGPROBS, MAX_STOP_STRINGS
+from server.bad_words import MAX_BAD_WORD_CHARS, MAX_BAD_WORDS
 from server.protocol.base import RequestBody, WireModel
+from server.protocol.structured import ResponseFormat, StructuredOutputs
 from server.salts import MAX_CACHE_SALT_CHARS
 
 
@@ -13,11 +15,15 @@ def _encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("stop holds half of a surrogate pair, which is no character") from None
+        raise ValueError("a text holds half of a surrogate pair, which is no character") from None
     return text
 
 
-StopString = Annotated[str, AfterValidator(_encodable)]
+StopString = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
+BadWord = Annotated[StopString, Field(max_length=MAX_BAD_WORD_CHARS)]
+TokenIdText = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
+"""A token id as JSON has it where it is a name."""
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class StreamOptions(WireModel):
@@ -31,44 +37,43 @@ class StreamOptions(WireModel):
 
 
 class GenerationBody(RequestBody):
-    """How tokens are chosen, when they end, and how they are sent. Ranges are checked by SamplingParams."""
-
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "response_format": ({"type": "text"},),
-        "structured_outputs": (),
-        "bad_words": ([],),
-        "allowed_token_ids": (),
-        "truncate_prompt_tokens": (),
-        "return_token_ids": (False,),
-    }
+    """How tokens are chosen, when they end, and how they are sent."""
 
     max_tokens: int | None = Field(default=None, ge=0)
     """Output tokens at most. Unset: 16 for completions, to the end of the context for chat."""
-    temperature: float | None = None
+    temperature: float | None = Field(default=None, ge=0)
     """0 is greedy. Unset: the model's default, else 1."""
-    top_p: float | None = None
+    top_p: float | None = Field(default=None, gt=0, le=1)
     """Smallest set of most probable tokens that reaches this probability."""
-    top_k: int | None = None
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31)
     """Only the k most probable tokens; 0 or -1: all."""
-    min_p: float = 0.0
+    min_p: float = Field(default=0.0, ge=0, le=1)
     """Only tokens at least this times as probable as the most probable one."""
-    seed: int | None = None
+    bad_words: list[BadWord] = Field(default=[], max_length=MAX_BAD_WORDS)
+    """Texts that the output must not hold, as the tokenizer spells them: with a blank before them, or without."""
+    allowed_token_ids: list[int] | None = Field(default=None, min_length=1, max_length=MAX_ALLOWED_TOKEN_IDS)
+    """Only these tokens come out."""
+    truncate_prompt_tokens: Literal[-1] | Annotated[int, Field(ge=1)] | None = None
+    """Only the last so many tokens of each prompt; -1: as many as fit the context beside the output."""
+    return_token_ids: bool = False
+    """Give the ids of prompt and output tokens beside the text."""
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     """The same seed gives the same tokens; choice i of n uses seed + i."""
-    presence_penalty: float = 0.0
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     """Subtracted from the logit of every token that is in the output."""
-    frequency_penalty: float = 0.0
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
     """Subtracted once for each time a token is in the output."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float = Field(default=1.0, gt=0)
     """Above 1: makes tokens of prompt and output less probable."""
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[TokenIdText, Bias] | None = Field(default=None, max_length=MAX_LOGIT_BIASES)
     """Token id (as text) -> number added to its logit, -100 to 100."""
-    stop: StopString | list[StopString] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     """Up to 16 texts that end the output; they are not part of it."""
     stop_token_ids: list[int] = Field(default=[], max_length=MAX_STOP_STRINGS)
     """Token ids that end the output."""
     include_stop_str_in_output: bool = False
     """Keep the stop text or stop token in the output."""
-    min_tokens: int = 0
+    min_tokens: int = Field(default=0, ge=0)
     """No end before this many tokens."""
     ignore_eos: bool = False
     """Go on past the model's end-of-sequence tokens."""
@@ -76,6 +81,10 @@ class GenerationBody(RequestBody):
     """Leave special tokens out of the text."""
     prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     """Log-probabilities of the prompt's tokens, with this many most probable ones each."""
+    response_format: ResponseFormat | None = None
+    """The output is a text, a JSON object, or JSON that a schema describes."""
+    structured_outputs: StructuredOutputs | None = None
+    """The output matches a JSON schema, a regular expression, a list of texts, or a grammar."""
     n: int = Field(default=1, ge=1)
     """Choices for each prompt."""
     stream: bool = False
@@ -88,6 +97,8 @@ class GenerationBody(RequestBody):
     """Share cached prompt blocks only with requests of the same salt (and the same API key)."""
     kv_receipt: bool = False
     """Add to `usage` what the request took of the KV cache, and what it would take as MHA and MQA."""
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds after which the request ends with an error, finished or not. The server has a limit of its own."""
     user: str | None = None
     """Accepted for compatibility; no effect."""
     metadata: dict[str, str] | None = None
@@ -96,6 +107,11 @@ class GenerationBody(RequestBody):
     """Accepted for compatibility; no effect."""
     service_tier: str | None = None
     """Accepted for compatibility; no effect."""
+
+    @property
+    def num_choices_per_prompt(self) -> int:
+        """Outputs that are computed for each prompt."""
+        return self.n
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

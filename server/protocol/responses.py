@@ -84,13 +84,36 @@ class CompletionChoice(msgspec.Struct):
     logprobs: CompletionLogprobs | None = None
     finish_reason: str | None = None
     prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
-class ChatMessageOut(msgspec.Struct, omit_defaults=True):
+class FunctionCallOut(msgspec.Struct):
+    """A function and its arguments, or more of these."""
+
+    arguments: str
+    """JSON."""
+    name: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class ToolCallOut(msgspec.Struct):
+    """A call of a tool, or what a chunk adds to one."""
+
+    function: FunctionCallOut
+    index: int | msgspec.UnsetType = msgspec.UNSET
+    """In chunks: which call."""
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    type: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChatMessageOut(msgspec.Struct):
     """The assistant's message, or the part of it that a chunk adds."""
 
-    role: str | None = None
-    content: str | None = None
+    role: str | msgspec.UnsetType = msgspec.UNSET
+    content: str | msgspec.UnsetType | None = msgspec.UNSET
+    """Null in a message that only calls tools."""
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ToolCallOut] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct):
@@ -101,6 +124,7 @@ class ChatChoice(msgspec.Struct):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChunkChoice(msgspec.Struct):
@@ -111,6 +135,7 @@ class ChatChunkChoice(msgspec.Struct):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Answer(msgspec.Struct):
@@ -121,4 +146,5 @@ class Answer(msgspec.Struct):
     created: int
     model: str
     choices: Sequence[CompletionChoice | ChatChoice | ChatChunkChoice]
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET

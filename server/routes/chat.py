@@ -4,12 +4,15 @@ from fastapi import APIRouter
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
+from server.chat import render
+from server.chat_template import Conversation
 from server.errors import invalid_request
 from server.openapi import CHAT_COMPLETIONS
-from server.protocol.chat import ChatBody, ChatMessage
-from server.routes.generation import Wanted, build_choices, check_body, send
+from server.protocol.chat import ChatBody
+from server.reply_plan import ReplyPlan
+from server.routes.generation import Wanted, build_choices, check_body, send, truncate_prompt
 from server.sampling import ready_info
-from server.served_model import ServedModel, ServerState
+from server.served_model import ServerState
 from server.writers.chat import ChatWriter
 
 router = APIRouter(tags=["generation"])
@@ -23,45 +26,38 @@ async def create_chat_completion(body: ChatBody, http_request: HTTPRequest) -> R
     check_body(body, state)
     _check_combinations(body)
     info = ready_info(model)
-    prompt = await encode_messages(
-        model,
-        body.messages,
-        add_generation_prompt=body.add_generation_prompt,
-        continue_final_message=body.continue_final_message,
-        add_special_tokens=body.add_special_tokens,
-    )
+    plan = ReplyPlan(body, model)
+    text = await render(state.template_process, plan.template, _conversation(body, plan))
+    grammar = plan.grammar(text)
+    await state.grammars.check(grammar, model.name, model.tokenizer, info)
+    [prompt] = await model.tokenizer.encode_async([text], add_special_tokens=body.add_special_tokens, param="messages")
+    prompt = truncate_prompt(prompt, body, _stated_max_tokens(body), info.max_model_len)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     max_tokens = _max_tokens(body, len(prompt), info.max_model_len)
     names = {"prompt": "messages", "max_tokens": _length_field(body)}
-    wanted = Wanted([prompt], [max_tokens], logprobs, body.prompt_logprobs, names)
+    wanted = Wanted(
+        [prompt], [max_tokens], logprobs, body.prompt_logprobs, names, grammar.text, kept_token_ids=plan.kept_token_ids
+    )
     choices = build_choices(http_request, body, model, wanted, id_prefix="chatcmpl")
-    writer = ChatWriter(model, choices, num_choices_per_prompt=body.n, num_prompt_top=body.prompt_logprobs)
+    writer = ChatWriter(
+        model,
+        choices,
+        num_choices_per_prompt=body.n,
+        num_prompt_top=body.prompt_logprobs,
+        returns_token_ids=body.return_token_ids,
+        reply_format=plan.reply_format(text),
+    )
     return await send(http_request, body, writer)
 
 
-async def encode_messages(
-    model: ServedModel,
-    messages: list[ChatMessage],
-    *,
-    add_generation_prompt: bool,
-    continue_final_message: bool = False,
-    add_special_tokens: bool = False,
-) -> list[int]:
-    """Token ids of a conversation, through the model's chat template.
-
-    Raises:
-        APIError: the model has no template, or it refuses the messages (400).
-    """
-    if model.chat_template is None:
-        message = f"model {model.name!r} has no chat template; use /v1/completions"
-        raise invalid_request(message, code="no_chat_template", param="messages")
-    text = model.chat_template.render(
-        [message.as_template_input() for message in messages],
-        add_generation_prompt=add_generation_prompt,
-        continue_final_message=continue_final_message,
+def _conversation(body: ChatBody, plan: ReplyPlan) -> Conversation:
+    return Conversation(
+        messages=[message.as_template_input() for message in body.messages],
+        tools=plan.tools,
+        variables=body.template_variables,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
     )
-    [token_ids] = await model.tokenizer.encode_async([text], add_special_tokens=add_special_tokens, param="messages")
-    return token_ids
 
 
 def _check_combinations(body: ChatBody) -> None:
@@ -92,7 +88,7 @@ def _max_tokens(body: ChatBody, num_prompt_tokens: int, max_model_len: int) -> i
     Raises:
         APIError: nothing is left (400).
     """
-    wanted = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    wanted = _stated_max_tokens(body)
     if wanted == 0:
         name = _length_field(body)
         raise invalid_request(f"{name} must be at least 1, got 0", code="invalid_value", param=name)
@@ -105,6 +101,10 @@ def _max_tokens(body: ChatBody, num_prompt_tokens: int, max_model_len: int) -> i
             param="messages",
         )
     return max_model_len - num_prompt_tokens
+
+
+def _stated_max_tokens(body: ChatBody) -> int | None:
+    return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
 
 
 def _length_field(body: ChatBody) -> str:

@@ -5,9 +5,11 @@ from collections.abc import AsyncGenerator
 from http import HTTPStatus
 
 import msgspec
+import psutil
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from engine.info import EngineInfo
 from server.auth import requires_admin
 from server.compare.errors import ComparisonRefusedError
 from server.compare.plan import Job, plan_comparison
@@ -85,7 +87,23 @@ def _plan(body: CompareBody, model: ServedModel) -> Job:
         raise invalid_request(str(error), param=error.param) from None
     if job.num_tokens > MAX_JOB_TOKENS:
         raise _too_much(job.num_tokens)
+    _check_memory(body, ready_info(model))
     return job
+
+
+def _check_memory(body: CompareBody, info: EngineInfo) -> None:
+    """On a CPU nothing else keeps a pool that is too large from taking the served models' memory; a GPU's owner refuses.
+
+    Raises:
+        APIError: the variant's weights and KV pool are more than the machine has to give (400).
+    """
+    needed, available = info.ledger.weights_bytes + body.kv_cache_memory_bytes, psutil.virtual_memory().available
+    if info.device == "cpu" and needed > available:
+        raise invalid_request(
+            f"kv_cache_memory_bytes: weights and KV pool of a variant take {needed} bytes beside the served models, and"
+            f" {available} are available: ask for less",
+            param="kv_cache_memory_bytes",
+        )
 
 
 def _too_much(num_tokens: int) -> APIError:

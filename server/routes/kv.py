@@ -40,7 +40,8 @@ class Geometry(BaseModel):
     num_q_heads: int = Field(description="Of the first layer, like num_kv_heads and head_dim.")
     num_kv_heads: int
     head_dim: int
-    dtype: str = Field(description="Of weights and activations.")
+    dtype: str = Field(description="Of activations, and of weights that are not quantized.")
+    quantization: str = Field(description="Of the weights: none, or int8.")
     kv_cache_dtype: str = Field(
         description="Of cached keys and values; the 8-bit formats have a scale for each in a head."
     )
@@ -133,6 +134,7 @@ class ModelKV(ModelState):
     bytes: CacheBytes
     capacity: Capacity
     ledger: Ledger
+    kernels: str = Field(description="That the layers run on; the CPU's with their level of instructions.")
     attention_backend: str = Field(description="Two where prefill and decode have each their own.")
     attention_objections: dict[str, list[str]] = Field(description="Backends that were passed over, and why.")
     startup_s: dict[str, float] = Field(description="Phase of the start -> seconds.")
@@ -170,6 +172,7 @@ def _report(model: ServedModel) -> ModelKV | ModelState:
         bytes=_bytes(usage),
         capacity=_capacity(info.geometry, usage.total_bytes, info.max_model_len),
         ledger=_ledger(info.ledger),
+        kernels=info.kernels,
         attention_backend=info.attention_backend,
         attention_objections=info.attention_objections,
         startup_s=info.startup_s,
@@ -188,6 +191,7 @@ def _geometry(info: EngineInfo) -> Geometry:
         num_kv_heads=first.num_kv_heads,
         head_dim=first.k_head_dim,
         dtype=info.dtype,
+        quantization=info.quantization,
         kv_cache_dtype=info.kv_cache_dtype,
         block_size=geometry.block_size,
         bytes_per_token=geometry.bytes_per_token,

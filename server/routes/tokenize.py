@@ -5,10 +5,12 @@ from fastapi import APIRouter
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 
+from server.chat import render
+from server.chat_template import Conversation
 from server.errors import invalid_request
 from server.openapi import DETOKENIZE, TOKENIZE
 from server.protocol.tokens import DetokenizeBody, Detokenized, TokenizeBody, Tokenized
-from server.routes.chat import encode_messages
+from server.reply_plan import pick_template
 from server.served_model import ServedModel, ServerState
 
 router = APIRouter(tags=["tokens"])
@@ -19,7 +21,7 @@ async def tokenize(body: TokenizeBody, http_request: HTTPRequest) -> Response:
     """Token ids of a text or of a conversation."""
     state: ServerState = http_request.app.state.server
     model = state.find(body.model)
-    token_ids = await _encode(body, model)
+    token_ids = await _encode(body, model, state)
     info = model.client.info
     return _json(
         Tokenized(
@@ -44,17 +46,17 @@ async def detokenize(body: DetokenizeBody, http_request: HTTPRequest) -> Respons
     return _json(Detokenized(model.tokenizer.decode(body.tokens, skip_special_tokens=False)))
 
 
-async def _encode(body: TokenizeBody, model: ServedModel) -> list[int]:
+async def _encode(body: TokenizeBody, model: ServedModel, state: ServerState) -> list[int]:
     add_special_tokens = body.add_special_tokens
+    texts, default = [body.prompt or ""], True
     if body.messages is not None:
-        return await encode_messages(
-            model,
-            body.messages,
-            add_generation_prompt=body.add_generation_prompt,
-            add_special_tokens=bool(add_special_tokens),
-        )
-    texts = [body.prompt or ""]
-    [token_ids] = await model.tokenizer.encode_async(texts, add_special_tokens=add_special_tokens is not False)
+        messages = [message.as_template_input() for message in body.messages]
+        conversation = Conversation(messages=messages, add_generation_prompt=body.add_generation_prompt)
+        template = pick_template(model, has_tools=False)
+        texts, default = [await render(state.template_process, template, conversation)], False
+    if add_special_tokens is None:
+        add_special_tokens = default
+    [token_ids] = await model.tokenizer.encode_async(texts, add_special_tokens=add_special_tokens)
     return token_ids
 
 

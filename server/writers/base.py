@@ -21,6 +21,7 @@ class Writer(ABC):
         choices: all outputs.
         num_choices_per_prompt: n.
         num_prompt_top: how many most probable tokens `prompt_logprobs` asked for; None: not asked.
+        returns_token_ids: give the ids of prompt and output beside the text.
     """
 
     object_whole: str
@@ -33,11 +34,13 @@ class Writer(ABC):
         *,
         num_choices_per_prompt: int,
         num_prompt_top: int | None,
+        returns_token_ids: bool = False,
     ) -> None:
         self.choices = choices
         self._model = model
         self._num_choices_per_prompt = num_choices_per_prompt
         self._num_prompt_top = num_prompt_top
+        self._returns_token_ids = returns_token_ids
         self._created = int(time.time())
         self._id = response_id(choices[0].request.request_id)
         self._has_begun: set[int] = set()
@@ -54,11 +57,10 @@ class Writer(ABC):
     def chunks(self, event: Event) -> list[Answer]:
         """What an event adds to a stream: a chunk for its text, and a last one with the finish reason alone."""
         piece, answers = event.piece, []
-        if piece.text or piece.logprobs or event.choice.index not in self._has_begun:
-            part = self._chunk_choice(event.choice, piece._replace(finish_reason=None))
-            if self._is_worth_sending(part):
-                self._has_begun.add(event.choice.index)
-                answers.append(self._answer(self.object_chunk, [part]))
+        part = self._chunk_choice(event.choice, piece)
+        if self._is_worth_sending(part):
+            self._has_begun.add(event.choice.index)
+            answers.append(self._answer(self.object_chunk, [part]))
         if piece.finish_reason is not None:
             answers.append(self._answer(self.object_chunk, [self._finish_choice(event.choice, piece.finish_reason)]))
         return answers
@@ -118,4 +120,5 @@ def _joined(pieces: list[Piece]) -> Piece:
         "".join(piece.text for piece in pieces),
         [entry for piece in pieces for entry in piece.logprobs],
         pieces[-1].finish_reason,
+        [token_id for piece in pieces for token_id in piece.token_ids],
     )

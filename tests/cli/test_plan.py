@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from checkpoints.headers import TensorHeader
@@ -95,8 +96,8 @@ def test_it_prints_json_for_programs(folder: Path, capsys: pytest.CaptureFixture
     ("arguments", "verdict"),
     [
         (["--memory", "2GiB"], "Fits: 9 requests of 8,192 tokens at once"),
-        (["--memory", "500MB"], "the longest request that fits is 3,200 tokens. --max-model-len 3200 makes it fit"),
-        (["--memory", "1MB"], "No one flag makes it fit, --memory 587MiB does."),
+        (["--memory", "500MB"], "the longest request that fits is 5,520 tokens. --max-model-len 5520 makes it fit"),
+        (["--memory", "1MB"], "No one flag makes it fit, --memory 536MiB does."),
         (["--memory", "2GiB", "--dtype", "float64"], "--max-num-batched-tokens 512 makes it fit"),
         (["--memory", "700MiB", "--dtype", "float32", "--context", "8192"], "--dtype bfloat16 makes it fit"),
     ],
@@ -138,12 +139,21 @@ def test_what_each_of_several_devices_holds() -> None:
     assert rows[0].weights_bytes == plan.weights_bytes
 
 
-def test_more_devices_are_advised_where_nothing_less_helps() -> None:
+def test_8_bit_weights_are_advised_on_a_cpu() -> None:
     assumptions = assume(memory_bytes=10 * GIB, context_tokens=8192)
     plan = make_plan("large", LARGE, HEADERS, assumptions)
     assert plan.advice is not None
+    assert (plan.fits, plan.advice.flag, plan.advice.value) == (False, "--quantization", "int8")
+    helped = make_plan("large", LARGE, HEADERS, msgspec.structs.replace(assumptions, quantization="int8"))
+    assert helped.fits
+
+
+def test_more_devices_are_advised_where_nothing_less_helps() -> None:
+    assumptions = assume(memory_bytes=10 * GIB, context_tokens=8192, device="cuda")
+    plan = make_plan("large", LARGE, HEADERS, assumptions)
+    assert plan.advice is not None
     assert (plan.fits, plan.advice.flag, plan.advice.value) == (False, "--tensor-parallel", "2")
-    helped = make_plan("large", LARGE, HEADERS, assume(memory_bytes=10 * GIB, context_tokens=8192, tensor_parallel=2))
+    helped = make_plan("large", LARGE, HEADERS, msgspec.structs.replace(assumptions, tensor_parallel=2))
     assert helped.fits
 
 
@@ -185,3 +195,12 @@ def test_bad_flags_are_refused(
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(tmp_path)]) == 1
     assert "config.json" in capsys.readouterr().err
+
+
+def test_8_bit_weights_are_counted_and_refused_on_a_gpu(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(folder), "--json", "--memory", "1GiB", "--quantization", "int8"]) == 0
+    # 8 bits and a share of a scale for each weight; 61 norms of 576 numbers in bfloat16.
+    num_weights = 134_515_008 - 61 * 576
+    assert json.loads(capsys.readouterr().out)["weights_bytes"] == num_weights + num_weights // 32 * 2 + 61 * 576 * 2
+    assert main(["plan", str(folder), "--quantization", "int8", "--device", "cuda"]) == 1
+    assert "--quantization int8 runs on a CPU only, got --device cuda" in capsys.readouterr().err

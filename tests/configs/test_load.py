@@ -22,6 +22,8 @@ def test_every_setting_has_one_flat_name() -> None:
 def test_env_gives_settings_by_their_upper_case_names() -> None:
     layer = read_env({"HEADCOUNT_PORT": "81", "HEADCOUNT_MODEL": "demo, b=/x", "PATH": "/bin", "HEADCOUNT_CONFIG": "c"})
     assert layer.values == {"port": "81", "model": ["demo", "b=/x"]}
+    origins = read_env({"HEADCOUNT_CORS_ORIGINS": "https://a.example,https://b.example"}).values["cors_origins"]
+    assert origins == ["https://a.example", "https://b.example"]
 
 
 def test_a_misspelt_variable_is_refused_with_a_suggestion() -> None:

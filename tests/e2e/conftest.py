@@ -41,3 +41,13 @@ def tiny_folder(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     for name in TOKENIZER_FILES:
         shutil.copy(demo_folder / name, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server of the tiny model, whose longest answers are short."""
+    limits = ("--max-model-len", "128", "--kv-cache-memory-bytes", "20000000")
+    with ServerProcess(
+        "--model", f"tiny={tiny_folder}", *limits, log=tmp_path_factory.mktemp("served") / "log"
+    ) as server:
+        yield server.wait_ready()

@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx
 
 START_TIMEOUT_S = 120
-LISTENING = re.compile(r"listening on (http://\S+)")
+LISTENING = re.compile(r"listening on (https?://\S+)")
 
 
 class ServerProcess:

@@ -108,7 +108,7 @@ def test_the_engine_says_what_it_keeps(tiny_llama: Path, load: Load, kv_cache_dt
     assert info.num_blocks == 100_000 // (4 * BYTES_PER_TOKEN)
     assert info.ledger.kv_cache_bytes == info.num_blocks * 4 * BYTES_PER_TOKEN
     assert info.attention_backend == "reference"
-    assert any("a KV cache of" in reason for reason in info.attention_objections["cpu"])
+    assert any("dtype torch.float64" in reason for reason in info.attention_objections["cpu"])
 
 
 def test_auto_is_the_models_own(tiny_llama: Path, load: Load) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from engine.kernels import reference
+from engine.kernels import reference_attention
 from engine.models.alibi import alibi_slopes
 from kvcache.storage import LayerCache
 
@@ -49,7 +49,7 @@ def test_slopes_are_mpts(num_heads: int, bias_max: int) -> None:
 
 
 def test_the_bias_is_the_slope_times_the_distance() -> None:
-    bias = reference.alibi_bias(torch.tensor([0.5, 0.25]), torch.tensor([[2]]), torch.arange(3))
+    bias = reference_attention.alibi_bias(torch.tensor([0.5, 0.25]), torch.tensor([[2]]), torch.arange(3))
     assert bias.tolist() == [[[[-1.0, -0.5, 0.0]], [[-0.5, -0.25, 0.0]]]]
 
 
@@ -60,13 +60,13 @@ def test_the_softmax_scale_does_not_touch_the_bias(softmax_scale: float) -> None
     q, keys = torch.randn(1, 1, 1, num_keys), torch.zeros(1, num_keys, 1, num_keys)
     values = torch.eye(num_keys).view(1, num_keys, 1, num_keys)
     positions = torch.tensor([[num_keys - 1]])
-    weights = reference.grouped_attention(
+    weights = reference_attention.grouped_attention(
         q,
         LayerCache(keys, values),
         torch.arange(num_keys).unsqueeze(0),
-        reference.causal_mask(positions, torch.arange(num_keys), None),
+        reference_attention.causal_mask(positions, torch.arange(num_keys), None),
         softmax_scale=softmax_scale,
-        bias=reference.alibi_bias(torch.tensor([slope]), positions, torch.arange(num_keys)),
+        bias=reference_attention.alibi_bias(torch.tensor([slope]), positions, torch.arange(num_keys)),
     )
     expected = torch.softmax(torch.tensor([-slope * distance for distance in (3, 2, 1, 0)]), -1)
     torch.testing.assert_close(weights.flatten(), expected)

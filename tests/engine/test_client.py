@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from engine.client import EngineClient, EngineState
 from engine.errors import EngineUnavailableError, ModelLoadError, QueueFullError, RequestRefusedError
 from engine.info import EngineStats
 from engine.request import FinishReason, Request, TokenDelta
+from engine.streams import DeltaStream
 from tests.engine.tiny_models import build_model, make_request, prompt, save_model, settings, tokens
 
 pytestmark = pytest.mark.anyio
@@ -130,14 +132,78 @@ async def test_a_killed_engine_ends_its_streams_and_comes_back(folder: Path) -> 
     with pytest.raises(EngineUnavailableError, match="restarting") as caught:
         client.generate(make_request("s", prompt(5)))
     assert caught.value.retry_after_s > 0
-    for _ in range(300):
-        await asyncio.sleep(0.05)
-        if client.state is EngineState.READY:
-            break
+    await until(lambda: client.state is EngineState.READY)
     assert len(tokens(await collect(client, make_request("t", prompt(5), ignore_eos=True)))) == 16
     assert client.num_restarts == 1
     await client.shutdown()
     assert client.state is EngineState.STOPPED
+
+
+async def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline_s = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.02)
+
+
+async def test_an_engine_that_hangs_is_killed_and_comes_back(folder: Path) -> None:
+    client = EngineClient("tiny", folder, settings(step_timeout_s=1.0))
+    await client.start()
+    await client.wait_ready()
+    pid = client.pid or 0
+    stream = client.generate(make_request("r", prompt(5), max_tokens=2000, ignore_eos=True))
+    await anext(stream)
+    os.kill(pid, signal.SIGSTOP)
+    deltas = await asyncio.wait_for(collect_rest(stream), 20)
+    assert deltas[-1].error == "the engine hung while it computed this request"
+    await until(lambda: client.state is EngineState.READY and client.pid != pid)
+    assert len(tokens(await collect(client, make_request("t", prompt(5), ignore_eos=True)))) == 16
+    assert client.num_restarts == 1
+    await client.shutdown()
+
+
+async def collect_rest(stream: DeltaStream) -> list[TokenDelta]:
+    return [delta async for delta in stream]
+
+
+async def test_a_request_that_kills_the_engine_twice_is_refused_the_third_time(folder: Path) -> None:
+    client = EngineClient("tiny", folder, settings())
+    await client.start()
+    await client.wait_ready()
+    poison = {"max_tokens": 2000, "ignore_eos": True}
+    for number in range(2):
+        pid = client.pid or 0
+        beside = client.generate(make_request(f"beside-{number}", prompt(6, seed=number), **poison))
+        stream = client.generate(make_request(f"poison-{number}", prompt(5), **poison))
+        await anext(stream)
+        os.kill(pid, signal.SIGKILL)
+        assert (await asyncio.wait_for(collect_rest(stream), 10))[-1].is_engine_lost
+        await asyncio.wait_for(collect_rest(beside), 10)
+        await until(lambda pid=pid: client.state is EngineState.READY and client.pid != pid)  # type: ignore[misc]
+    with pytest.raises(RequestRefusedError, match="the engine died twice of a request like this one") as caught:
+        client.generate(make_request("poison-3", prompt(5), **poison))
+    assert caught.value.code == "engine_killed"
+    assert len(tokens(await collect(client, make_request("t", prompt(6), ignore_eos=True)))) == 16
+    await client.shutdown()
+
+
+async def test_a_flood_of_messages_leaves_the_event_loop_its_turns(client: EngineClient) -> None:
+    handled: list[bytes] = []
+
+    class Flood:
+        async def recv(self) -> bytes:
+            return b"message"  # at once, as zmq does where messages wait
+
+    receive = client._receive
+    client_handle, client._handle = client._handle, handled.append  # type: ignore[method-assign]
+    task = asyncio.create_task(receive(Flood()))  # type: ignore[arg-type]
+    try:
+        for _ in range(10):
+            await asyncio.sleep(0)
+    finally:
+        task.cancel()
+        client._handle = client_handle  # type: ignore[method-assign]
+    assert 0 < len(handled) <= 12
 
 
 async def test_a_model_that_cannot_be_loaded_is_not_tried_again(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""A step that fails ends its requests, and neither the others nor the engine."""
+"""A step that fails ends the request that it fails at, and neither the others nor the engine."""
 
+import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,42 @@ def process(core: EngineCore) -> EngineProcess:
     return EngineProcess(core, None)  # type: ignore[arg-type]  # nothing is sent here
 
 
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), torch.OutOfMemoryError("2 GiB"), MemoryError()])
+def test_a_step_that_fails_once_costs_nobody_anything(
+    core: EngineCore, process: EngineProcess, error: Exception
+) -> None:
+    requests = [make_request(name, prompt(4, seed=i), ignore_eos=True, max_tokens=5) for i, name in enumerate("abc")]
+    expected = {name: tokens(deltas) for name, deltas in run(core, [copy.deepcopy(one) for one in requests]).items()}
+    for request in requests:
+        core.add(request)
+    let_fail(core, error)
+    found = drain(process)
+    assert {name: tokens([delta for delta in found if delta.request_id == name]) for name in "abc"} == expected
+
+
+class FailingFor:
+    """An attention backend whose kernel raises wherever one of some requests is in the step.
+
+    Args:
+        core: its runner's backend is wrapped.
+        error: what is raised.
+        guilty: request ids.
+    """
+
+    def __init__(self, core: EngineCore, error: Exception, *guilty: str) -> None:
+        self._backend, self._error, self._core, self._guilty = core._runner.attention, error, core, set(guilty)
+        core._runner.attention = self  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def forward(self, *args: Any) -> torch.Tensor:
+        if self._guilty & {item.request.request_id for item in self._core._launched[-1].batch.scheduled}:
+            raise self._error
+        out: torch.Tensor = self._backend.forward(*args)
+        return out
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -75,17 +112,45 @@ def process(core: EngineCore) -> EngineProcess:
         (MemoryError(), "the engine ran out of memory .* fewer tokens"),
     ],
 )
-def test_its_requests_end_and_the_others_go_on(
-    core: EngineCore, process: EngineProcess, error: Exception, expected: str
+@pytest.mark.parametrize("guilty", ["a", "d", "be", "abcdefg"])
+@pytest.mark.parametrize("overlap", ["off", "on"])
+def test_only_the_requests_that_it_fails_at_end(
+    tiny_llama: Path, load: Load, overlap: str, guilty: str, error: Exception, expected: str
 ) -> None:
-    for name in ("a", "b", "waiting"):
-        core.add(make_request(name, prompt(4, seed=len(name)), ignore_eos=True, max_tokens=5))
-    let_fail(core, error)
-    failed = process._step()
-    assert sorted(delta.request_id for delta in failed) == ["a", "b"]
-    assert {delta.finish_reason for delta in failed} == {FinishReason.ERROR}
-    assert all(re.fullmatch(expected, delta.error or "") for delta in failed)
-    assert tokens(drain(process)) == tokens(run(core, [make_request("r", prompt(4, seed=7), ignore_eos=True)])["r"])[:5]
+    core = load(tiny_llama, enable_overlap=overlap, max_num_batched_tokens=64, max_num_seqs=8)
+    requests = [
+        make_request(name, prompt(4 + i, seed=i), ignore_eos=True, max_tokens=6, prompt_logprobs=1)
+        for i, name in enumerate("abcdefg")
+    ]
+    alone = run(core, [copy.deepcopy(one) for one in requests])
+    process = EngineProcess(core, None)  # type: ignore[arg-type]  # nothing is sent here
+    for request in requests:
+        core.add(request)
+    deltas = process._step()
+    FailingFor(core, error, *guilty)
+    deltas += drain(process)
+    for name in "abcdefg":
+        own = [delta for delta in deltas if delta.request_id == name]
+        if name in guilty:
+            assert own[-1].finish_reason is FinishReason.ERROR
+            assert re.fullmatch(expected, own[-1].error or "")
+        else:
+            assert tokens(own) == tokens(alone[name])
+            assert sum(len(delta.prompt_logprobs) for delta in own) == len(alone[name][0].prompt_logprobs)
+    assert core.take_stats().num_used_blocks == 0
+
+
+def test_a_pool_that_is_full_does_not_stop_the_search(tiny_llama: Path, load: Load) -> None:
+    block_bytes = load(tiny_llama).info.geometry.bytes_per_block
+    core = load(tiny_llama, max_num_batched_tokens=256, max_num_seqs=8, kv_cache_memory_bytes=35 * block_bytes)
+    process = EngineProcess(core, None)  # type: ignore[arg-type]  # nothing is sent here
+    for i, name in enumerate("abcdef"):
+        core.add(make_request(name, prompt(40, seed=i), ignore_eos=True, max_tokens=20))
+    deltas = process._step()
+    FailingFor(core, RuntimeError("a kernel failed"), "b")
+    deltas += drain(process)
+    ends = {delta.request_id: delta.finish_reason for delta in deltas if delta.finish_reason}
+    assert ends == {**dict.fromkeys("acdef", FinishReason.LENGTH), "b": FinishReason.ERROR}
 
 
 def test_a_running_request_that_is_not_in_the_step_goes_on(core: EngineCore, process: EngineProcess) -> None:

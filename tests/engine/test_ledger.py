@@ -25,9 +25,11 @@ def test_the_entries_sum_to_the_device(tiny_llama: Path, load: Callable[..., Eng
 
 
 def test_the_phases_sum_to_the_time_since_the_process_began(tiny_llama: Path, load: Callable[..., EngineCore]) -> None:
+    before_s = time.time()
     phases = load(tiny_llama).info.startup_s
     assert list(phases) == ["imports", "weights", "kernels", "rehearsal", "kv_cache"]
-    assert sum(phases.values()) == pytest.approx(time.time() - psutil.Process().create_time(), abs=0.5)
+    ended_s = psutil.Process().create_time() + sum(phases.values())
+    assert before_s <= ended_s <= time.time() + 0.05  # the system counts a process's birth in hundredths
 
 
 def test_the_peak_is_what_was_alive_and_not_what_was_made() -> None:

@@ -43,10 +43,10 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def load_stage(folder: Path, dtype: torch.dtype, kv_cache_dtype: torch.dtype) -> Stage:
+def load_stage(folder: Path, dtype: torch.dtype, kv_cache_dtype: torch.dtype, quantization: str = "none") -> Stage:
     checkpoint = read_checkpoint(folder)
     weight_map = build_weight_map(checkpoint.spec, checkpoint.tensor_names)
-    parameters = load_parameters(checkpoint.spec, weight_map, checkpoint.headers, dtype, CPU)
+    parameters = load_parameters(checkpoint.spec, weight_map, checkpoint.headers, dtype, CPU, quantization=quantization)
     backend, _ = choose_backend(checkpoint.spec, dtype, CPU, kv_cache_dtype=kv_cache_dtype)
     kernels = select_kernels(CPU, dtype)
     pack_weights(checkpoint.spec, parameters, kernels)
@@ -63,14 +63,20 @@ def load_stage(folder: Path, dtype: torch.dtype, kv_cache_dtype: torch.dtype) ->
     )
 
 
-FORMATS = [(torch.float32, torch.float32), (torch.float64, torch.float64), (torch.float32, torch.int8)]
-"""Of the model and of its KV cache."""
+FORMATS = [
+    (torch.float32, torch.float32, "none"),
+    (torch.float64, torch.float64, "none"),
+    (torch.float32, torch.int8, "none"),
+    (torch.float32, torch.float32, "int8"),
+    (torch.float64, torch.float64, "int8"),
+]
+"""Of the model, of its KV cache, and of its weights."""
 
 
-@pytest.mark.parametrize(("dtype", "kv_cache_dtype"), FORMATS)
+@pytest.mark.parametrize(("dtype", "kv_cache_dtype", "quantization"), FORMATS)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_formula_is_what_the_allocator_says(
-    name: str, dtype: torch.dtype, kv_cache_dtype: torch.dtype, tmp_path: Path
+    name: str, dtype: torch.dtype, kv_cache_dtype: torch.dtype, quantization: str, tmp_path: Path
 ) -> None:
     """float32 runs on the native kernels where they know the model, float64 and 8-bit caches on the reference."""
     import transformers
@@ -78,13 +84,13 @@ def test_the_formula_is_what_the_allocator_says(
     config, model, fields = MODELS[name]
     tokens = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     built = getattr(transformers, model)(getattr(transformers, config)(**tokens, **fields))
-    stage = load_stage(save_model(built, tmp_path), dtype, kv_cache_dtype)
+    stage = load_stage(save_model(built, tmp_path), dtype, kv_cache_dtype, quantization)
     size = msgspec.structs.replace(SIZE, max_model_len=min(512, stage.spec.max_position_embeddings))
     runner, num_groups = build_rehearsal(stage, size.max_model_len)
     step = largest_step(size, stage.block_size, num_groups, is_short=not stage.backend.grows_with_context)
     measured = memory_tally.peak_of(lambda: runner.execute(step))
     names = [str(one).removeprefix("torch.") for one in (dtype, kv_cache_dtype)]
-    method = Method.predict(stage.spec, names[0], "cpu", names[1])
+    method = Method.predict(stage.spec, names[0], "cpu", names[1], quantization=quantization)
     assert workspace_bytes(stage.spec, size, method, stage.block_size) == pytest.approx(measured, rel=TOLERANCE)
 
 

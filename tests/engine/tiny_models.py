@@ -28,7 +28,7 @@ GPT2 = {"n_embd": 48, "n_head": 4, "n_layer": 3, "vocab_size": VOCAB_SIZE, "n_po
 
 
 def build_model(family: str, **overrides: Any) -> Any:
-    """A transformers model of `family` (llama, mistral, gpt2) with random float64 weights from a fixed seed."""
+    """A transformers model of `family` (llama, mistral, mixtral, gpt2) with random float64 weights from a fixed seed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import transformers as hf
@@ -36,6 +36,7 @@ def build_model(family: str, **overrides: Any) -> Any:
         classes = {
             "llama": (hf.LlamaConfig, hf.LlamaForCausalLM, LLAMA),
             "mistral": (hf.MistralConfig, hf.MistralForCausalLM, LLAMA),
+            "mixtral": (hf.MixtralConfig, hf.MixtralForCausalLM, {**LLAMA, "num_local_experts": 4}),
             "gpt2": (hf.GPT2Config, hf.GPT2LMHeadModel, GPT2),
         }
         config_class, model_class, base = classes[family]
@@ -66,8 +67,8 @@ def settings(**overrides: Any) -> EngineSettings:
 
 
 def make_request(request_id: str, prompt_token_ids: list[int], **params: Any) -> Request:
-    """A greedy request of up to 16 tokens, unless `params` says otherwise; priority and arrival_time_s go to it."""
-    fields = {name: params.pop(name) for name in ("priority", "arrival_time_s") if name in params}
+    """A greedy request of up to 16 tokens, unless `params` says otherwise; the first three go to it."""
+    fields = {name: params.pop(name) for name in ("priority", "arrival_time_s", "timeout_s") if name in params}
     sampling = SamplingParams(**{"temperature": 0.0, "max_tokens": 16, **params})
     return Request(request_id=request_id, prompt_token_ids=prompt_token_ids, sampling_params=sampling, **fields)
 

@@ -10,11 +10,15 @@ from fastapi import FastAPI
 
 from configs.http import HTTPSettings
 from engine.admission import check_request
-from engine.client import DeltaStream
 from engine.errors import QueueFullError
 from engine.request import FinishReason, Request, TokenDelta, TokenLogprobs
+from engine.streams import DeltaStream
 from server.app import create_app
-from server.chat import ChatTemplate
+from server.chat import ChatTemplates
+from server.chat_template import ChatTemplate, TemplateSource
+from server.confined.jobs import Answer, Job
+from server.confined.process import Worker
+from server.grammar_service import GrammarService
 from server.served_model import GenerationDefaults, ServedModel
 from server.tokenizer import Tokenizer
 from tests.server import tiny_tokenizers as tiny
@@ -128,6 +132,20 @@ def say(text: str = OUTPUT) -> Callable[[Request], list[TokenDelta]]:
     return lambda request: deltas_of(request, [*encode(text), EOS_ID])
 
 
+class FakeProcess:
+    """Does the jobs of a confined process in this one."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self._worker = Worker()
+
+    async def run(self, job: Job) -> Answer:
+        self.jobs.append(job)
+        return self._worker.work(job)
+
+    async def close(self) -> None: ...
+
+
 class FakeServer:
     """The whole application on one fake engine.
 
@@ -142,15 +160,18 @@ class FakeServer:
         says: Callable[[Request], list[TokenDelta]] | None = None,
         *,
         is_manual: bool = False,
-        has_template: bool = True,
+        template: str | None = TEMPLATE,
         **http: Any,
     ) -> None:
         self.engine = FakeEngine(says or say(), is_manual=is_manual)
         self.tokenizer = Tokenizer(tiny.save(tiny.byte_level(), folder))
-        template = ChatTemplate(TEMPLATE, self.tokenizer) if has_template else None
-        model = ServedModel("tiny", cast(Any, self.engine), self.tokenizer, template, GenerationDefaults({}))
+        compiled = ChatTemplate(TemplateSource(template)) if template is not None else None
+        templates = ChatTemplates(compiled, compiled) if compiled else None
+        model = ServedModel("tiny", cast(Any, self.engine), self.tokenizer, templates, GenerationDefaults({}))
         self.app: FastAPI = create_app(HTTPSettings(**http), {"tiny": model})
         self.state = self.app.state.server
+        self.state.template_process = self.state.grammar_process = FakeProcess()
+        self.state.grammars = GrammarService(self.state.grammar_process, self.state.http.max_grammar_bytes)
         self.state.metrics.register(model)
 
     def metric(self, line: str) -> float:

@@ -40,6 +40,7 @@ def make_info(
         dtype="bfloat16",
         kv_cache_dtype=kv_cache_dtype,
         device="cpu",
+        kernels="cpu (generic)",
         attention_backend="reference",
         attention_objections={"flash": ["needs a CUDA device"]},
         vocab_size=100,
@@ -71,6 +72,9 @@ class FakeClient:
     @property
     def open_request_ids(self) -> list[str]:
         return list(self.states)
+
+    def check_room(self, prompts: list[list[int]], num_choices: int) -> None:
+        """There is always room."""
 
     async def block_snapshot(self) -> BlockSnapshot:
         if self.snapshot is None:

@@ -1,6 +1,7 @@
 """Chat templates give what transformers gives, and can do no harm."""
 
 import json
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 
 from checkpoints.errors import CheckpointError
-from server.chat import ChatTemplate, load_chat_template
+from server.chat import ChatTemplates, check_variables, load_chat_templates, special_tokens
+from server.chat_template import ChatTemplate, Conversation, TemplateRefusedError, TemplateSource
 from server.errors import APIError
 from server.tokenizer import Tokenizer
 from tests.server import tiny_tokenizers as tiny
@@ -87,6 +89,11 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return PreTrainedTokenizerFast(tokenizer_object=tiny.byte_level(), bos_token="<s>", eos_token=tiny.EOS)
 
 
+def render(source: str, tokenizer: Tokenizer, messages: list[dict[str, Any]], **options: Any) -> str:
+    template = ChatTemplate(TemplateSource(source, special_tokens(tokenizer)))
+    return template.render(Conversation(messages=messages, **options))
+
+
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
@@ -97,7 +104,7 @@ def test_the_prompt_is_the_one_of_transformers(
     expected = oracle.apply_chat_template(
         messages, chat_template=TEMPLATES[name], add_generation_prompt=add_generation_prompt, tokenize=False
     )
-    found = ChatTemplate(TEMPLATES[name], tokenizer).render(messages, add_generation_prompt=add_generation_prompt)
+    found = render(TEMPLATES[name], tokenizer, messages, add_generation_prompt=add_generation_prompt)
     assert found == expected
 
 
@@ -108,37 +115,32 @@ def test_the_final_message_goes_on(tokenizer: Tokenizer, oracle: Any, name: str,
     expected = oracle.apply_chat_template(
         messages, chat_template=TEMPLATES[name], continue_final_message=True, tokenize=False
     )
-    found = ChatTemplate(TEMPLATES[name], tokenizer).render(messages, continue_final_message=True)
+    found = render(TEMPLATES[name], tokenizer, messages, continue_final_message=True)
     assert found == expected
     assert messages[-1]["content"] == content
 
 
 def test_a_final_message_that_is_not_shown_cannot_go_on(tokenizer: Tokenizer) -> None:
-    with pytest.raises(APIError, match="does not show the last message") as caught:
-        ChatTemplate("{{ messages[0].content }}", tokenizer).render(
-            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], continue_final_message=True
-        )
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(TemplateRefusedError, match="does not show the last message") as caught:
+        render("{{ messages[0].content }}", tokenizer, messages, continue_final_message=True)
     assert caught.value.param == "continue_final_message"
 
 
 def test_a_template_may_refuse_messages(tokenizer: Tokenizer) -> None:
-    with pytest.raises(APIError, match="refuses these messages: Conversation roles must alternate") as caught:
-        ChatTemplate(LLAMA2, tokenizer).render([{"role": "assistant", "content": "a"}])
-    assert (caught.value.status, caught.value.param) == (400, "messages")
-
-
-def test_what_a_refusal_echoes_is_cut_and_printable(tokenizer: Tokenizer) -> None:
-    template = ChatTemplate("{{ raise_exception(messages[0].content) }}", tokenizer)
-    with pytest.raises(APIError) as caught:
-        template.render([{"role": "user", "content": "\x1b[2J" + "x" * 5000}])
-    assert len(caught.value.message) < 300
-    assert "\x1b" not in caught.value.message
+    with pytest.raises(
+        TemplateRefusedError, match="refuses these messages: Conversation roles must alternate"
+    ) as caught:
+        render(LLAMA2, tokenizer, [{"role": "assistant", "content": "a"}])
+    assert caught.value.param == "messages"
 
 
 @pytest.mark.parametrize(
     "source",
     [
         "{{ messages.append(1) }}",
+        "{{ messages.__class__ }}",
+        "{{ ''.__class__ }}",
         "{{ messages[0].update(role='x') }}",
         "{{ messages[0].pop('role') }}",
         "{{ ''.__class__.__mro__ }}",
@@ -158,41 +160,36 @@ def test_what_a_refusal_echoes_is_cut_and_printable(tokenizer: Tokenizer) -> Non
 )
 def test_a_template_cannot_leave_its_sandbox(tokenizer: Tokenizer, source: str) -> None:
     messages = [{"role": "user", "content": "x"}]
-    with pytest.raises(APIError) as caught:
-        ChatTemplate(source, tokenizer).render(messages)
-    assert (caught.value.status, caught.value.code) == (400, "invalid_messages")
+    with pytest.raises(TemplateRefusedError):
+        render(source, tokenizer, messages)
     assert messages == [{"role": "user", "content": "x"}]
 
 
-@pytest.mark.parametrize("source", ["{{ messages.__class__ }}", "{{ x.y is defined }}{{ ''.__class__ }}"])
-def test_attributes_of_python_are_not_there(tokenizer: Tokenizer, source: str) -> None:
-    try:
-        text = ChatTemplate(source, tokenizer).render([{"role": "user", "content": "x"}])
-    except APIError as error:
-        assert error.status == 400
-    else:
-        assert "class" not in text
+def test_a_template_may_ask_for_what_is_not_there(tokenizer: Tokenizer) -> None:
+    source = "{{ x is defined }}{{ messages[0].tool_calls is defined }}{{ messages[0]._private is defined }}"
+    assert render(source, tokenizer, [{"role": "user", "content": "x"}]) == "FalseFalseFalse"
 
 
-def write(folder: Path, config: dict[str, Any], template: bytes | None = None) -> ChatTemplate | None:
+def write(folder: Path, config: dict[str, Any], template: bytes | None = None) -> ChatTemplates | None:
     tiny.save(tiny.byte_level(), folder, config)
     if template is not None:
         (folder / "chat_template.jinja").write_bytes(template)
-    return load_chat_template(folder, Tokenizer(folder))
+    return load_chat_templates(folder, Tokenizer(folder))
 
 
 def test_where_a_template_comes_from(tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "x"}]
+    conversation = Conversation(messages=[{"role": "user", "content": "x"}])
     assert write(tmp_path, {}) is None
     named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "default"}]
     for config in ({"chat_template": "default"}, {"chat_template": named}):
-        template = write(tmp_path, config)
-        assert template is not None
-        assert template.render(messages) == "default"
+        templates = write(tmp_path, config)
+        assert templates is not None
+        assert templates.plain.render(conversation) == "default"
+        assert templates.with_tools.render(conversation) == ("no" if config["chat_template"] is named else "default")
     assert write(tmp_path, {"chat_template": [{"name": "other", "template": "x"}]}) is None
-    template = write(tmp_path, {"chat_template": "default"}, "from the file: é".encode())
-    assert template is not None
-    assert template.render(messages) == "from the file: é"
+    templates = write(tmp_path, {"chat_template": "default"}, "from the file: é".encode())
+    assert templates is not None
+    assert templates.plain.render(conversation) == "from the file: é"
 
 
 @pytest.mark.parametrize(
@@ -201,6 +198,7 @@ def test_where_a_template_comes_from(tmp_path: Path) -> None:
         (b"{% if %}", "the chat template of .* is no Jinja template: got Expected an expression, .* in line 1"),
         (b"\n{% nothing %}", "is no Jinja template: got Encountered unknown tag 'nothing'.* in line 2"),
         (b"{{ x | no_such_filter }}", "is no Jinja template: got No filter named 'no_such_filter'"),
+        (b"{% autoescape 'x' * 10 %}{% endautoescape %}", "autoescape takes true or false here in line 1"),
         (b"\xff\xfe", r"chat_template\.jinja is malformed: expected UTF-8 text"),
     ],
 )
@@ -213,11 +211,46 @@ def test_a_broken_template_is_named(tmp_path: Path, template: bytes, message: st
 def test_special_tokens_of_other_files_reach_the_template(tmp_path: Path) -> None:
     tiny.save(tiny.byte_level(), tmp_path, {"chat_template": "{{ bos_token }}{{ eos_token }}"})
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<b>", "eos_token": {"content": "<e>"}}))
-    template = load_chat_template(tmp_path, Tokenizer(tmp_path))
-    assert template is not None
-    assert template.render([{"role": "user", "content": "x"}]) == "<b><e>"
+    templates = load_chat_templates(tmp_path, Tokenizer(tmp_path))
+    assert templates is not None
+    assert templates.plain.render(Conversation(messages=[{"role": "user", "content": "x"}])) == "<b><e>"
 
 
 def test_json_can_hold_what_templates_print(tokenizer: Tokenizer) -> None:
-    text = ChatTemplate("{{ messages | tojson(false, 1) }}", tokenizer).render([{"role": "user", "content": "<é>"}])
+    text = render("{{ messages | tojson(false, 1) }}", tokenizer, [{"role": "user", "content": "<é>"}])
     assert text == json.dumps([{"role": "user", "content": "<é>"}], ensure_ascii=False, indent=1)
+
+
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+
+
+def test_tools_are_those_of_transformers(tokenizer: Tokenizer, oracle: Any) -> None:
+    source = "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}{{ messages[0].content }}"
+    messages = [{"role": "user", "content": "x"}]
+    expected = oracle.apply_chat_template(messages, tools=TOOLS, chat_template=source, tokenize=False)
+    assert render(source, tokenizer, messages, tools=TOOLS) == expected
+
+
+def test_a_template_says_what_it_reads() -> None:
+    source = "{% set x = 1 %}{{ x }}{{ enable_thinking }}{% if tools %}{% endif %}{{ bos_token }}{{ range(2) }}"
+    template = ChatTemplate(TemplateSource(source))
+    assert template.variables == {"enable_thinking"}
+    assert template.takes_tools
+    assert not ChatTemplate(TemplateSource("{{ messages }}")).takes_tools
+    check_variables(template, ["enable_thinking"])
+    for name, param in (("bos_token", "chat_template_kwargs"), ("reasoning_effort", "reasoning_effort")):
+        with pytest.raises(APIError, match="has no variable") as caught:
+            check_variables(template, [name])
+        assert caught.value.param == param
+
+
+@pytest.mark.parametrize("source", ["{{ 'x' * 99000000 }}", "{{ 'x' | center(99000000) }}", "{{ '%99000000d' % 1 }}"])
+def test_nothing_is_worked_out_before_its_turn(source: str) -> None:
+    """Templates are compiled in the server, and rendered where the kernel limits them."""
+    tracemalloc.start()
+    try:
+        template = ChatTemplate(TemplateSource(source))
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(template.render(Conversation(messages=[]))) == 99_000_000

@@ -134,11 +134,12 @@ async def test_fields_that_ask_for_nothing_are_accepted(server: FakeServer, fiel
     ("fields", "param", "code"),
     [
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_field"),
-        ({"tool_choice": "required"}, "tool_choice", "unsupported_field"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_field"),
-        ({"structured_outputs": {"choice": ["a"]}}, "structured_outputs", "unsupported_field"),
-        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs", "unsupported_field"),
-        ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_field"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs", "unknown_field"),
+        ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs", "unknown_field"),
+        ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs", "unknown_field"),
+        ({"chat_template_kwargs": {"x": [1]}}, "chat_template_kwargs.x", "invalid_type"),
+        ({"reasoning_effort": "low"}, "reasoning_effort", "unknown_field"),
         ({"kv_receipt": 1}, "kv_receipt", "invalid_type"),
         ({"cache_salt": ""}, "cache_salt", "invalid_value"),
         ({"cache_salt": "x" * 257}, "cache_salt", "invalid_value"),
@@ -153,7 +154,7 @@ async def test_fields_that_ask_for_nothing_are_accepted(server: FakeServer, fiel
         ({"messages": [{"content": "x"}]}, "messages[0].role", "missing_field"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "invalid_value"),
         ({"messages": [*HI, {**HI[0], "x": 1}]}, "messages[1].x", "unknown_field"),
-        ({"messages": [{**HI[0], "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls", "unsupported_field"),
+        ({"messages": [{**HI[0], "tool_call_id": "1"}]}, "messages[0].tool_call_id", "invalid_value"),
         ({"messages": [{**HI[0], "audio": {"id": "1"}}]}, "messages[0].audio", "unsupported_field"),
         ({"logprobs": 3}, "logprobs", "invalid_type"),
         ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
@@ -208,7 +209,7 @@ async def test_log_probabilities(tmp_path: Path) -> None:
 
 
 async def test_a_model_without_a_template(tmp_path: Path) -> None:
-    response = await post(FakeServer(tmp_path, has_template=False))
+    response = await post(FakeServer(tmp_path, template=None))
     assert (response.status_code, response.json()["error"]["code"]) == (400, "no_chat_template")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,6 +150,16 @@ async def test_hours_of_work_are_refused_with_the_numbers(server: CompareServer)
         response = await client.post("/v1/compare", json={**BODY, "num_requests": 512, "prompt_tokens": 300})
     message = response.json()["error"]["message"]
     assert f"at most {MAX_JOB_TOKENS} are allowed" in message
+
+
+async def test_a_pool_larger_than_the_memory_is_refused(server: CompareServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64 * 2**20))
+    async with connect(server.app) as client:
+        response = await client.post("/v1/compare", json=BODY)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "kv_cache_memory_bytes")
+    assert "take 67109864 bytes" in error["message"]
+    assert "67108864 are available" in error["message"]
 
 
 async def test_names_that_are_unknown_are_404(server: CompareServer) -> None:

@@ -140,24 +140,10 @@ async def test_null_says_nothing(server: FakeServer) -> None:
     assert server.engine.requests[0].sampling_params == server.engine.requests[1].sampling_params
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("suffix", "x"),
-        ("best_of", 2),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {}}),
-        ("structured_outputs", {"regex": "a"}),
-        ("bad_words", ["x"]),
-        ("allowed_token_ids", [1]),
-        ("truncate_prompt_tokens", 3),
-        ("return_token_ids", True),
-    ],
-)
-async def test_what_is_not_supported_is_refused_by_name(server: FakeServer, field: str, value: Any) -> None:
-    error = await refuse(server, **{field: value})
-    assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "unsupported_field", field)
-    assert field in error["message"]
+async def test_what_is_not_supported_is_refused_by_name(server: FakeServer) -> None:
+    error = await refuse(server, suffix="x")
+    assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "unsupported_field", "suffix")
+    assert "suffix" in error["message"]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ async def test_a_loaded_model_shows_everything() -> None:
         "num_kv_heads": 3,
         "head_dim": 64,
         "dtype": "bfloat16",
+        "quantization": "none",
         "kv_cache_dtype": "bfloat16",
         "block_size": 16,
         "bytes_per_token": 23_040,
@@ -56,6 +57,7 @@ async def test_a_loaded_model_shows_everything() -> None:
         "wasted": 8 * 23_040,
     }
     assert model["capacity"] == {"tokens": 2080, "requests_of_max_model_len": 2}
+    assert model["kernels"] == "cpu (generic)"
     assert model["attention_backend"] == "reference"
     assert model["attention_objections"] == {"flash": ["needs a CUDA device"]}
     assert model["startup_s"] == {"import": 1.5, "weights": 0.5}

@@ -51,7 +51,7 @@ def test_streams_and_whole_answers_are_described(server: FakeServer) -> None:
     for path, name in (("/v1/completions", "Completion"), ("/v1/chat/completions", "ChatCompletion")):
         content = paths[path]["post"]["responses"]["200"]["content"]
         assert content["application/json"]["schema"] == {"$ref": f"#/components/schemas/{name}"}
-        assert "[DONE]" in content["text/event-stream"]["schema"]["description"]
+        assert "[DONE]" in content["text/event-stream"]["itemSchema"]["properties"]["data"]["description"]
     for path, name in (("/tokenize", "Tokenized"), ("/detokenize", "Detokenized")):
         content = paths[path]["post"]["responses"]["200"]["content"]
         assert content == {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}

@@ -5,8 +5,6 @@ import errno
 import logging
 import signal
 import socket
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +13,15 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
+from configs.errors import SettingsError
 from configs.http import HTTPSettings
 from engine.client import EngineState
 from server import run
 from server.run import DrainingServer, LoggedOnce, serve
 from tests.server.fake_engine import FakeServer, events
+from tests.server.running import Running
 
 BODY = {"model": "tiny", "prompt": "hi", "max_tokens": 50, "stream": True}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_a_port_in_use(caplog: pytest.LogCaptureFixture) -> None:
@@ -70,32 +63,6 @@ def test_any_free_port_of_any_loopback_address(host: str, shown: str) -> None:
         assert run._address(address, port) == f"{shown}:{port}"
         with socket.create_connection((address, port), timeout=5):
             pass
-
-
-class Running:
-    """A server of the fake engine in a thread; what signals do is called by hand."""
-
-    def __init__(self, fake: FakeServer) -> None:
-        self.port = free_port()
-        listener = run._listen(HTTPSettings(port=self.port))
-        config = uvicorn.Config(LoggedOnce(fake.app), log_config=None, lifespan="on", timeout_graceful_shutdown=1)
-        self.server = DrainingServer(config, fake.state)
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
-        self._thread.start()
-        while not self.server.started:
-            time.sleep(0.005)
-
-    def ends_within(self, seconds: float) -> bool:
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def __enter__(self) -> "Running":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.force_exit = self.server.should_exit = True
-        self._thread.join(10)
 
 
 def test_the_first_signal_lets_requests_finish_and_the_second_does_not_wait(
@@ -187,3 +154,49 @@ def test_only_http_is_kept_from_being_logged_twice() -> None:
     asyncio.run(LoggedOnce(fail)({"type": "http"}, fail, fail))
     with pytest.raises(RuntimeError):
         asyncio.run(LoggedOnce(fail)({"type": "lifespan"}, fail, fail))
+
+
+def test_a_file_of_keys_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot read the key file"):
+        serve(HTTPSettings(port=0, api_key_file=tmp_path / "none"), {})
+
+
+def test_hanging_up_reads_the_keys_again(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("old\n")
+    with Running(FakeServer(tmp_path, api_key_file=path)) as running:
+        statuses = []
+        for content in ("new\n", "no good key\n"):
+            path.write_text(content)
+            running.call(running.server.handle_hangup)
+            for key in ("old", "new"):
+                response = httpx.get(f"{running.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+                statuses.append(response.status_code)
+        assert statuses == [401, 200, 401, 200]
+
+
+def test_hanging_up_for_want_of_a_terminal_drains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeServer(tmp_path)
+    monkeypatch.setattr(run, "_has_terminal", lambda: True)
+    config = run.uvicorn_config(HTTPSettings(), fake.app)
+    config.load()
+    server = DrainingServer(config, fake.state)
+    server.handle_hangup()
+    assert not fake.state.is_draining
+    monkeypatch.setattr(run, "_has_terminal", lambda: False)
+    server.handle_hangup()
+    assert fake.state.is_draining
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [(1024, 524288, 4352), (1024, 2000, 2000), (1024, -1, 4352), (8192, 8192, None), (-1, -1, None)],
+)
+def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, expected: int | None
+) -> None:
+    raised: list[Any] = []
+    monkeypatch.setattr(run.resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(run.resource, "setrlimit", lambda _, limits: raised.append(limits))
+    run._allow_connections(4096)
+    assert raised == ([] if expected is None else [(expected, hard)])

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.request import FinishReason, SamplingParams, TokenDelta
 from server.text_assembler import Piece, TextAssembler
@@ -140,4 +142,41 @@ def test_several_tokens_in_one_delta(tokenizer: Tokenizer) -> None:
 
 def test_without_log_probabilities_there_are_none(tokenizer: Tokenizer) -> None:
     piece = assembler(tokenizer).feed(TokenDelta("r", encode("hello"), finish_reason=FinishReason.LENGTH))
-    assert piece == Piece("hello", [], FinishReason.LENGTH)
+    assert piece == Piece("hello", [], FinishReason.LENGTH, [VOCABULARY["hello"]])
+
+
+SPLIT_TOKENS = st.sampled_from(
+    [i for text in ("hello é", "a", "b", "🌍漢") for i in encode(text)] + [EOS_ID, *(VOCABULARY[c] for c in "ĲÃ")]
+)
+STOPS = st.lists(st.text(st.sampled_from("abhello é🌍漢\ufffd"), min_size=1, max_size=4), max_size=3).map(tuple)
+
+
+def cut(text: str, stops: tuple[str, ...]) -> str:
+    """`text` up to the stop string that is complete first, the longest of those that end there."""
+    for end in range(1, len(text) + 1):
+        found = [stop for stop in stops if text[:end].endswith(stop)]
+        if found:
+            return text[: end - max(map(len, found))]
+    return text
+
+
+@given(st.lists(SPLIT_TOKENS, min_size=1, max_size=14), STOPS, st.integers(1, 4))
+def test_no_part_of_a_stop_string_ever_gets_out(
+    tokenizer: Tokenizer, token_ids: list[int], stops: tuple[str, ...], delta_size: int
+) -> None:
+    """However characters and stop strings lie across tokens, and tokens across deltas."""
+    expected = cut(tokenizer.decode(token_ids, skip_special_tokens=True), stops)
+    made, pieces = assembler(tokenizer, stop=stops), []
+    for start in range(0, len(token_ids), delta_size):
+        delta = TokenDelta("r", token_ids[start : start + delta_size])
+        delta.logprobs = [entry(i, 0) for i in delta.token_ids]
+        is_last = start + delta_size >= len(token_ids)
+        delta.finish_reason = FinishReason.LENGTH if is_last else None
+        pieces.append(made.feed(delta))
+        assert expected.startswith(text(pieces)), "what is out is never taken back"
+        if pieces[-1].finish_reason is not None:
+            break
+    assert text(pieces) == expected
+    ids = [token_id for piece in pieces for token_id in piece.token_ids]
+    assert ids == token_ids[: len(ids)], "each token once, in order"
+    assert told(pieces) == ids[: len(told(pieces))]

@@ -5,5 +5,6 @@ does not depend on which other tokens are in the step: every sum has one order (
 """
 
 from engine.kernels.cpu.kernels import CpuKernels, objections
+from engine.kernels.cpu.sampling import CpuSampling
 
-__all__ = ["CpuKernels", "objections"]
+__all__ = ["CpuKernels", "CpuSampling", "objections"]

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from engine.kernels import reference
+from engine.kernels.build import load_library
 from engine.kernels.coverage import ACTIVATIONS, can_fuse
-from engine.kernels.cpu.build import load_library
+from engine.kernels.cpu import attention
+from engine.kernels.cpu.checks import check_rows, check_tensor, describe
+from engine.kernels.cpu.int8 import Int8Kernels
 from engine.kernels.cpu.layers import NativeLayers
-from engine.kernels.cpu.library import DTYPES, NO_WINDOW, native_library
+from engine.kernels.cpu.library import DTYPES, native_level, native_library
 from engine.models.spec import Activation, DecoderSpec
 from kvcache.storage import LayerCache
 
@@ -26,7 +29,7 @@ def objections(device: torch.device, dtype: torch.dtype) -> list[str]:
     return reasons
 
 
-class CpuKernels:
+class CpuKernels(Int8Kernels):
     """engine.kernels.base.Kernels in native code, for contiguous tensors of one dtype on the CPU.
 
     Args:
@@ -37,17 +40,15 @@ class CpuKernels:
         KernelBuildError: `objections` has some.
     """
 
-    name = "cpu"
     has_graphable_experts = False
 
     def __init__(self, dtype: torch.dtype, num_threads: int | None = None) -> None:
+        super().__init__(dtype, num_threads or torch.get_num_threads())
         library = native_library()
-        self._dtype, self._code = dtype, DTYPES[dtype]
-        self._num_threads = num_threads or torch.get_num_threads()
+        self.name = f"cpu ({native_level()})"
         self._pack, self._gather_rows = library.hc_pack, library.hc_gather_rows
         self._linear, self._rms_norm, self._activate = library.hc_linear, library.hc_rms_norm, library.hc_activate
-        self._rope, self._store_rows = library.hc_apply_rope, library.hc_store_rows
-        self._attention = library.hc_paged_attention
+        self._rope = library.hc_apply_rope
 
     def pack(self, weight: Tensor) -> None:
         """See reference.pack; src/linear.c says what the order is.
@@ -71,7 +72,7 @@ class CpuKernels:
         width, depth = weight.shape
         self._check("weight", weight, (width, depth))
         num_ids = len(row_ids)
-        _check_index("row_ids", row_ids, (num_ids,))
+        check_tensor("row_ids", row_ids, (num_ids,), torch.int64)
         lowest, highest = map(int, row_ids.aminmax()) if num_ids else (0, 0)
         if lowest < 0 or highest >= width:
             raise ValueError(f"row_ids: expected 0 to {width - 1}, got {lowest} to {highest}")
@@ -124,7 +125,7 @@ class CpuKernels:
         if weight is None or weight_offset or x.dim() != 2:
             return reference.rms_norm(x, weight, eps, weight_offset=weight_offset)
         num_rows, width = x.shape
-        stride = self._check_rows("x", x)
+        stride = check_rows("x", x, 2, self._dtype)
         self._check("weight", weight, (width,))
         y = torch.empty(num_rows, width, dtype=self._dtype)
         pointers = (x.data_ptr(), weight.data_ptr(), y.data_ptr())
@@ -157,10 +158,10 @@ class CpuKernels:
         kind = ACTIVATIONS.get(activation)
         if kind is None:
             return (reference.activate_and_multiply if is_gated else reference.activate)(x, activation)
-        num_rows, width = x.shape
-        self._check("x", x, (num_rows, width))
-        if is_gated:
-            width //= 2
+        self._check("x", x, tuple(x.shape))
+        if x.dim() != 2 or (is_gated and x.shape[1] % 2):
+            raise ValueError(f"x: expected rows of {'gate and up' if is_gated else 'numbers'}, got {describe(x)}")
+        num_rows, width = x.shape[0], x.shape[1] // (2 if is_gated else 1)
         y = torch.empty(num_rows, width, dtype=self._dtype)
         pointers = (x.data_ptr(), y.data_ptr())
         self._activate(self._code, *pointers, num_rows, width, kind, is_gated, self._num_threads)
@@ -175,11 +176,11 @@ class CpuKernels:
         if is_interleaved:
             reference.apply_rope(x, cos, sin, is_interleaved=True)
             return
+        stride = check_rows("x", x, 3, self._dtype)
         num_rows, num_heads, head_dim = x.shape
-        half, stride = cos.shape[1], self._check_rows("x", x)
+        half = cos.shape[-1]
         for name, angles in (("cos", cos), ("sin", sin)):
-            if angles.dtype is not torch.float32 or angles.shape != (num_rows, half) or not angles.is_contiguous():
-                raise ValueError(f"{name}: expected contiguous float32 {[num_rows, half]}, got {_describe(angles)}")
+            check_tensor(name, angles, (num_rows, half), torch.float32)
         if 2 * half > head_dim:
             raise ValueError(f"cos: expected at most {head_dim // 2} columns, got {half}")
         pointers = (x.data_ptr(), cos.data_ptr(), sin.data_ptr())
@@ -189,25 +190,9 @@ class CpuKernels:
         """See reference.store_kv.
 
         Raises:
-            ValueError: shapes, dtypes or strides do not fit, or the cache is 8 bits wide.
+            ValueError: shapes, dtypes or strides do not fit.
         """
-        num_tokens = k.shape[0]
-        _check_index("slot_mapping", slot_mapping, (num_tokens,))
-        for name, rows, numbers in (("k", k, cache.k), ("v", v, cache.v)):
-            stride = self._check_rows(name, rows)
-            self._check(f"cache.{name}", numbers, (*numbers.shape[:2], *rows.shape[1:]))
-            if rows.shape[0] != num_tokens:
-                raise ValueError(f"{name}: expected {num_tokens} tokens, got {rows.shape[0]}")
-            size = self._dtype.itemsize
-            self._store_rows(
-                rows.data_ptr(),
-                numbers.data_ptr(),
-                slot_mapping.data_ptr(),
-                num_tokens,
-                rows.shape[1] * rows.shape[2] * size,
-                stride * size,
-                self._num_threads,
-            )
+        attention.store_kv(k, v, cache, slot_mapping, self._num_threads)
 
     def paged_attention(
         self,
@@ -226,36 +211,12 @@ class CpuKernels:
         """See reference.paged_attention.
 
         Raises:
-            ValueError: shapes, dtypes or strides do not fit, the cache is 8 bits wide, or soft-cap, ALiBi or sinks are
-                asked for.
+            ValueError: shapes, dtypes or strides do not fit, or lengths do not fit together.
             MemoryError: no room for the scratch.
         """
-        if not (softcap is None and alibi_slopes is None and sinks is None):
-            raise ValueError("soft-cap, ALiBi and sinks are not in the native kernels")
-        num_tokens, num_q_heads, k_head_dim = q.shape
-        num_blocks, block_size, num_kv_heads, v_head_dim = cache.v.shape
-        num_seqs, max_blocks = block_tables.shape
-        stride = self._check_rows("q", q)
-        self._check("cache.k", cache.k, (num_blocks, block_size, num_kv_heads, k_head_dim))
-        self._check("cache.v", cache.v, (num_blocks, block_size, num_kv_heads, v_head_dim))
-        _check_index("block_tables", block_tables, (num_seqs, max_blocks))
-        _check_index("cu_seqlens_q", cu_seqlens_q, (num_seqs + 1,))
-        _check_index("seq_lens", seq_lens, (num_seqs,))
-        if num_q_heads % num_kv_heads:
-            raise ValueError(f"q: expected a multiple of {num_kv_heads} heads, got {num_q_heads}")
-        out = torch.empty(num_tokens, num_q_heads, v_head_dim, dtype=self._dtype)
-        tensors = (q, cache.k, cache.v, out, block_tables, cu_seqlens_q, seq_lens)
-        failed = self._attention(
-            self._code,
-            *[tensor.data_ptr() for tensor in tensors],
-            *(stride, num_seqs, max_blocks, block_size, num_q_heads, num_kv_heads, k_head_dim, v_head_dim),
-            NO_WINDOW if sliding_window is None else sliding_window,
-            softmax_scale,
-            self._num_threads,
-        )
-        if failed:
-            raise MemoryError(f"no scratch memory for the attention of {num_tokens} tokens")
-        return out
+        scoring = attention.Scoring(softmax_scale, sliding_window, softcap, alibi_slopes, sinks)
+        tables = attention.Tables(block_tables, cu_seqlens_q, seq_lens)
+        return attention.paged_attention(q, cache, tables, scoring, self._num_threads)
 
     def compile_layers(self, spec: DecoderSpec, parameters: Mapping[str, Tensor]) -> NativeLayers | None:
         """See engine.kernels.base.Kernels.compile_layers.
@@ -263,31 +224,8 @@ class CpuKernels:
         Raises:
             ValueError: a parameter is not what it should be.
         """
-        return NativeLayers(spec, parameters, self._num_threads) if can_fuse(spec) else None
+        return NativeLayers(spec, parameters, self._dtype, self._num_threads) if can_fuse(spec) else None
 
     def _check(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         """A contiguous tensor of this shape and the kernels' dtype on the CPU."""
-        if (
-            tensor.shape != shape
-            or tensor.dtype is not self._dtype
-            or not tensor.is_contiguous()
-            or tensor.device.type != "cpu"
-        ):
-            raise ValueError(f"{name}: expected contiguous {self._dtype} {list(shape)}, got {_describe(tensor)}")
-
-    def _check_rows(self, name: str, tensor: Tensor) -> int:
-        """The stride of a tensor's first dimension; each of its rows is contiguous, of the kernels' dtype, on the CPU."""
-        strides = tensor.stride()
-        is_dense = strides[-1] == 1 and (len(strides) == 2 or strides[1] == tensor.shape[2] or tensor.shape[1] == 1)
-        if tensor.dtype is not self._dtype or not is_dense or tensor.device.type != "cpu":
-            raise ValueError(f"{name}: expected {self._dtype} with contiguous rows, got {_describe(tensor)}")
-        return strides[0]
-
-
-def _check_index(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tensor.shape != shape or tensor.dtype is not torch.int64 or not tensor.is_contiguous():
-        raise ValueError(f"{name}: expected contiguous int64 {list(shape)}, got {_describe(tensor)}")
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)} with strides {list(tensor.stride())} on {tensor.device}"
+        check_tensor(name, tensor, shape, self._dtype)

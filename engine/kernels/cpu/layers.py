@@ -8,12 +8,18 @@ from torch import Tensor
 
 from engine.kernels.base import PagedStep
 from engine.kernels.coverage import ACTIVATIONS, dense_mlp, scratch_widths
-from engine.kernels.cpu.library import DTYPES, NO_WINDOW, native_library
+from engine.kernels.cpu.attention import check_cache, pointer, raise_for
+from engine.kernels.cpu.checks import check_quantized, check_tensor
+from engine.kernels.cpu.library import DTYPES, KV_DTYPES, NO_WINDOW, native_library
 from engine.models.spec import DecoderSpec
+from engine.quantization import scale_name
+from kvcache.storage import LayerCache
 
 _POINTERS = (
     *("attention_norm", "qkv", "qkv_bias", "o", "o_bias"),
     *("mlp_norm", "up", "up_bias", "down", "down_bias", "k_cache", "v_cache"),
+    *("k_scale", "v_scale"),
+    *("qkv_scale", "o_scale", "up_scale", "down_scale"),
 )
 _SIZES = ("num_q_heads", "num_kv_heads", "k_head_dim", "v_head_dim", "window", "intermediate_size", "group")
 _STEP_POINTERS = (
@@ -40,7 +46,7 @@ class _Step(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in _STEP_POINTERS),
         *((name, ctypes.c_int64) for name in _STEP_SIZES),
         ("eps", ctypes.c_float),
-        *((name, ctypes.c_int32) for name in ("dtype", "activation", "is_gated", "num_threads")),
+        *((name, ctypes.c_int32) for name in ("dtype", "kv_dtype", "activation", "is_gated", "num_threads")),
     )
 
 
@@ -49,17 +55,20 @@ class NativeLayers:
 
     Args:
         spec: engine.kernels.coverage says that they `can_fuse` it.
-        parameters: every name of spec.parameter_shapes(), contiguous, in one dtype of the kernels', on the CPU.
+        parameters: every name of spec.parameter_shapes(), contiguous, in `dtype` or as 8-bit integers beside their
+            scales, on the CPU.
+        dtype: of activations, one of the kernels'.
         num_threads: that share the work.
 
     Raises:
         ValueError: a parameter is not what it should be.
     """
 
-    def __init__(self, spec: DecoderSpec, parameters: Mapping[str, Tensor], num_threads: int) -> None:
+    def __init__(
+        self, spec: DecoderSpec, parameters: Mapping[str, Tensor], dtype: torch.dtype, num_threads: int
+    ) -> None:
         self._run = native_library().hc_layers
-        self._dtype = parameters["embed.weight"].dtype
-        self._spec = spec
+        self._dtype, self._spec = dtype, spec
         rope, mlp = spec.layers[0].rope, dense_mlp(spec.layers[0])
         self._kept = [t for name, t in parameters.items() if name.startswith("layers.")]
         _check_parameters(spec, parameters, self._dtype)
@@ -76,7 +85,7 @@ class NativeLayers:
             num_threads=num_threads,
         )
         self._widths = scratch_widths(spec)
-        self._caches: tuple[Tensor, ...] = ()
+        self._caches: list[LayerCache] = []
 
     def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, paged: PagedStep) -> Tensor:
         """Run all layers. Side effects: x is changed, the KV of the step's tokens is in the cache.
@@ -105,35 +114,34 @@ class NativeLayers:
         step.cu_seqlens_q, step.seq_lens = paged.cu_seqlens_q.data_ptr(), paged.seq_lens.data_ptr()
         step.num_tokens = num_tokens
         step.num_seqs, step.max_blocks = paged.block_tables.shape[1:]
-        step.block_size = paged.k_caches[0].shape[1]
-        if self._run(self._layers, len(self._layers), ctypes.byref(step)):
-            raise MemoryError(f"no scratch memory for a step of {num_tokens} tokens")
+        step.block_size = paged.caches[0].k.shape[1]
+        raise_for(self._run(self._layers, len(self._layers), ctypes.byref(step)), num_tokens)
         return x
 
     def _bind_caches(self, paged: PagedStep) -> None:
         """Tell the layers where their caches are, once a storage."""
-        caches = (*paged.k_caches, *paged.v_caches)
-        if len(caches) == len(self._caches) and caches[0] is self._caches[0]:
+        if self._caches and self._caches[0].k is paged.caches[0].k:
             return
-        pairs = zip(paged.k_caches, paged.v_caches, strict=True)
-        for layer, group, spec, (k, v) in zip(self._layers, paged.groups, self._spec.layers, pairs, strict=True):
+        for spec, cache in zip(self._spec.layers, paged.caches, strict=True):
+            check_cache(cache, spec.num_kv_heads, spec.k_head_dim, spec.v_head_dim, self._dtype)
+        for layer, group, cache in zip(self._layers, paged.groups, paged.caches, strict=True):
             layer.group = group
-            for name, cache, head_dim in (("k", k, spec.k_head_dim), ("v", v, spec.v_head_dim)):
-                _check(f"{name}_cache", cache, (*k.shape[:2], spec.num_kv_heads, head_dim), self._dtype)
-            layer.k_cache, layer.v_cache = k.data_ptr(), v.data_ptr()
-        self._caches = caches
+            layer.k_cache, layer.v_cache = cache.k.data_ptr(), cache.v.data_ptr()
+            layer.k_scale, layer.v_scale = pointer(cache.k_scale), pointer(cache.v_scale)
+        self._step.kv_dtype = KV_DTYPES[paged.caches[0].k.dtype]
+        self._caches = paged.caches
 
     def _check_step(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, paged: PagedStep) -> None:
         num_tokens, (num_groups, num_seqs, max_blocks) = x.shape[0], paged.block_tables.shape
-        _check("x", x, (num_tokens, self._spec.hidden_size), self._dtype)
+        check_tensor("x", x, (num_tokens, self._spec.hidden_size), self._dtype)
         if (angles is None) != (self._step.half == 0):
             raise ValueError("angles: expected for a model with rotary embedding, and for no other")
         for name, tensor in zip(("cos", "sin"), angles or (), strict=False):
-            _check(name, tensor, (num_tokens, self._step.half), torch.float32)
-        _check("slot_mapping", paged.slot_mapping, (num_groups, num_tokens), torch.int64)
-        _check("block_tables", paged.block_tables, (num_groups, num_seqs, max_blocks), torch.int64)
-        _check("cu_seqlens_q", paged.cu_seqlens_q, (num_seqs + 1,), torch.int64)
-        _check("seq_lens", paged.seq_lens, (num_seqs,), torch.int64)
+            check_tensor(name, tensor, (num_tokens, self._step.half), torch.float32)
+        check_tensor("slot_mapping", paged.slot_mapping, (num_groups, num_tokens), torch.int64)
+        check_tensor("block_tables", paged.block_tables, (num_groups, num_seqs, max_blocks), torch.int64)
+        check_tensor("cu_seqlens_q", paged.cu_seqlens_q, (num_seqs + 1,), torch.int64)
+        check_tensor("seq_lens", paged.seq_lens, (num_seqs,), torch.int64)
 
 
 def _describe(spec: DecoderSpec, layer_idx: int, parameters: Mapping[str, Tensor]) -> _Layer:
@@ -151,19 +159,17 @@ def _describe(spec: DecoderSpec, layer_idx: int, parameters: Mapping[str, Tensor
     )
     names = {"qkv": "qkv", "o": "o", "up": dense_mlp(layer).up_name, "down": "down"}
     for field, name in names.items():
-        bias = parameters.get(f"{prefix}.{name}.bias")
         setattr(result, field, parameters[f"{prefix}.{name}.weight"].data_ptr())
-        setattr(result, f"{field}_bias", None if bias is None else bias.data_ptr())
+        for kind in ("bias", "scale"):
+            tensor = parameters.get(f"{prefix}.{name}.{kind}")
+            setattr(result, f"{field}_{kind}", None if tensor is None else tensor.data_ptr())
     return result
 
 
 def _check_parameters(spec: DecoderSpec, parameters: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     for name, shape in spec.parameter_shapes().items():
-        _check(name, parameters[name], shape, dtype)
-
-
-def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """A contiguous tensor of this shape and dtype on the CPU."""
-    if tensor.shape != shape or tensor.dtype is not dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
-        given = f"{tensor.dtype} {list(tensor.shape)} with strides {list(tensor.stride())} on {tensor.device}"
-        raise ValueError(f"{name}: expected contiguous {dtype} {list(shape)}, got {given}")
+        scale = parameters.get(scale_name(name))
+        if scale is None:
+            check_tensor(name, parameters[name], shape, dtype)
+        else:
+            check_quantized(name.removesuffix(".weight"), parameters[name], scale, shape)

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
+from engine.kernels.sampling import most_probable
 from engine.kernels.triton.checks import check
 from engine.kernels.triton.jit.sampling import draw_kernel, draw_truncated_kernel
 from engine.kernels.triton.tiles import power_of_two
+
+__all__ = ["draw", "draw_truncated", "most_probable"]
 
 MAX_BLOCK = 8192
 """Logits that a program looks at together: 16 a thread."""

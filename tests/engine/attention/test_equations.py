@@ -2,7 +2,7 @@
 
 Masks are where implementations go wrong, because PyTorch has two conventions. In torch.nn.MultiheadAttention a boolean
 mask says True where a query must *not* look; in scaled_dot_product_attention True is where it *may*. Float masks are
-added to the scores in both. headcount's masks (engine.kernels.reference.causal_mask) are of the second kind.
+added to the scores in both. headcount's masks (engine.kernels.reference_attention.causal_mask) are of the second kind.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.attention.reference import ReferenceBackend
 from engine.batch import build_batch
-from engine.kernels import reference
+from engine.kernels import reference, reference_attention
 from engine.layers.attention import Attention
 from engine.layers.step import Step
 from engine.models.alibi import alibi_slopes
@@ -117,7 +117,7 @@ def test_alibi_equals_multihead_attention_with_its_bias_as_float_mask() -> None:
 def test_the_two_boolean_conventions_are_opposites() -> None:
     q, k, v = torch.randn(3, 1, 2, LENGTH, 8, dtype=torch.float64).unbind(0)
     causal = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    may_look = reference.causal_mask(torch.arange(LENGTH), torch.arange(LENGTH), None)
+    may_look = reference_attention.causal_mask(torch.arange(LENGTH), torch.arange(LENGTH), None)
     assert torch.equal(may_look, ~ignored())
     torch.testing.assert_close(F.scaled_dot_product_attention(q, k, v, attn_mask=may_look), causal)
     # MultiheadAttention's mask given to scaled_dot_product_attention lets queries see the future only, and the last

@@ -5,7 +5,7 @@ import torch
 
 from engine.attention.reference import MIN_FILL, ReferenceBackend, group_by_length
 from engine.batch import build_batch
-from engine.kernels import reference
+from engine.kernels import reference, reference_attention
 from engine.models.spec import Activation, LayerSpec, MLPSpec
 from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
 from kvcache.geometry import KVGeometry, LayerGeometry
@@ -30,9 +30,9 @@ def test_a_group_wastes_no_more_than_its_share() -> None:
 
 
 def test_causal_mask() -> None:
-    mask = reference.causal_mask(torch.tensor([2, 3]), torch.arange(4), None)
+    mask = reference_attention.causal_mask(torch.tensor([2, 3]), torch.arange(4), None)
     assert mask.tolist() == [[True, True, True, False], [True] * 4]
-    mask = reference.causal_mask(torch.tensor([2, 3]), torch.arange(4), 2)
+    mask = reference_attention.causal_mask(torch.tensor([2, 3]), torch.arange(4), 2)
     assert mask.tolist() == [[False, True, True, False], [False, False, True, True]]
 
 

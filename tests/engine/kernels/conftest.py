@@ -1,12 +1,15 @@
 """The native kernels, or a skip that says why there are none; Triton set to interpret where there is no GPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from engine.kernels import cpu
+from engine.kernels.build import load_library
+from engine.kernels.cpu.library import native_library
+from engine.kernels.levels import VARIABLE, wanted_levels
 from tests.engine.kernels import triton_setup
 
 triton_setup.prepare()
@@ -22,6 +25,20 @@ def native() -> Callable[[torch.dtype], cpu.CpuKernels]:
         return cpu.CpuKernels(dtype)
 
     return build
+
+
+@pytest.fixture(params=[level.name for level in wanted_levels()])
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each level of this CPU in turn, or the one that the environment names: the kernels that a test asks for are its."""
+    monkeypatch.setenv(VARIABLE, request.param)
+    _forget_library()
+    yield request.param
+    _forget_library()
+
+
+def _forget_library() -> None:
+    load_library.cache_clear()
+    native_library.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.kernels import cpu
+from kvcache.storage import LayerCache
 from tests.engine.attention.naive_attention import Case, Shape, make_case, naive_attention
 from tests.engine.kernels.rounding import DTYPES, FLOAT32_EPS, assert_within, output_eps, sum_eps
 
@@ -128,6 +129,37 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
         ({"block_tables": case.block_tables.int()}, "block_tables"),
         ({"cu_seqlens_q": case.cu_seqlens_q[:2]}, "cu_seqlens_q"),
         ({"seq_lens": case.seq_lens[:1]}, "seq_lens"),
+        ({"q": case.q[0]}, "q: expected 3 dimensions"),
+        ({"q": case.q.transpose(1, 2).contiguous().transpose(1, 2)}, "q: expected 3 dimensions .* contiguous rows"),
+        ({"q": case.q.to("meta")}, "q: expected .* on meta"),
+        ({"block_tables": case.block_tables.flatten()}, "block_tables: expected 4 and 2 dimensions"),
+        ({"block_tables": case.block_tables.t().contiguous().t()}, "block_tables: expected contiguous"),
+        ({"seq_lens": case.seq_lens.to("meta")}, "seq_lens: expected .* on meta"),
+        ({"cu_seqlens_q": torch.tensor([0, 1, 4])}, "cu_seqlens_q: expected offsets from 0 to 3"),
+        ({"cu_seqlens_q": torch.tensor([0, 4, 3])}, "cu_seqlens_q: expected offsets from 0 to 3"),
+        ({"seq_lens": torch.tensor([5, 1])}, "no more tokens between them than seq_lens"),
+        ({"seq_lens": torch.tensor([5, 900])}, "seq_lens no longer than their block_tables"),
     ):
         with pytest.raises(ValueError, match=name):
             attend(kernels, case._replace(**changed), softmax_scale=1.0)
+
+
+def test_caches_and_numbers_a_head_that_do_not_fit_are_refused(native: Native) -> None:
+    kernels, case = native(torch.float32), make_case(Shape(), [1, 2], [5, 9], torch.float32)
+    numbers, scale = torch.zeros_like(case.k_cache, dtype=torch.int8), torch.zeros(case.k_cache.shape[:3]).half()
+    tables = {"cu_seqlens_q": case.cu_seqlens_q, "seq_lens": case.seq_lens, "softmax_scale": 1.0}
+    for cache, name in (
+        (LayerCache(numbers, numbers), r"cache\.k_scale: expected where the cache has 8 bits"),
+        (LayerCache(numbers, numbers, scale), r"cache\.v_scale: expected where the cache has 8 bits"),
+        (LayerCache(numbers, numbers, scale.float(), scale), r"cache\.k_scale: expected contiguous torch\.float16"),
+        (LayerCache(numbers, numbers, scale, scale[:2]), r"cache\.v_scale: expected contiguous torch\.float16"),
+        (LayerCache(numbers, case.v_cache, scale, scale), r"cache\.v: expected contiguous torch\.int8"),
+        (LayerCache(case.k_cache, case.v_cache, scale, scale), r"cache\.k_scale: expected where the cache"),
+        (LayerCache(case.k_cache.bfloat16(), case.v_cache.bfloat16()), r"cache\.k: expected .* got torch\.bfloat16"),
+        (LayerCache(case.k_cache, case.v_cache[0]), r"cache\.v, block_tables: expected 4 and 2 dimensions"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            kernels.paged_attention(case.q, cache, case.block_tables, **tables)
+    for options in ({"alibi_slopes": torch.zeros(5)}, {"sinks": torch.zeros(12)[::2]}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))}: expected contiguous"):
+            kernels.paged_attention(case.q, case.cache, case.block_tables, **tables, **options)

@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
         kernels.rms_norm(torch.zeros(2, 8), torch.zeros(7), 1e-5)
     with pytest.raises(ValueError, match="x: expected"):
         kernels.rms_norm(torch.zeros(8, 2).t(), torch.zeros(8), 1e-5)
-    with pytest.raises(ValueError, match="cos: expected contiguous float32"):
+    with pytest.raises(ValueError, match=r"cos: expected contiguous torch\.float32"):
         kernels.apply_rope(x, cos.double(), cos)
     with pytest.raises(ValueError, match="sin"):
         kernels.apply_rope(x, cos, cos[:2])
@@ -125,5 +125,39 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
     slots = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"cache\.v"):
         kernels.store_kv(x, x, LayerCache(cache, cache[..., :7]), slots)
-    with pytest.raises(ValueError, match=r"cache\.k: expected contiguous torch.float32"):
+    with pytest.raises(ValueError, match=r"cache\.k_scale: expected where the cache has 8 bits"):
         kernels.store_kv(x, x, LayerCache(cache.to(torch.int8), cache.to(torch.int8)), slots)
+    with pytest.raises(ValueError, match=r"k: expected one of torch\.float32"):
+        kernels.store_kv(x.half(), x.half(), LayerCache(cache.half(), cache.half()), slots)
+    with pytest.raises(ValueError, match="v: expected 3 tokens of 2 heads"):
+        kernels.store_kv(x, x[:2], LayerCache(cache, cache), slots)
+    with pytest.raises(ValueError, match="k: expected 3 dimensions"):
+        kernels.store_kv(x[0], x, LayerCache(cache, cache), slots)
+    with pytest.raises(ValueError, match=r"slot_mapping: expected .* on meta"):
+        kernels.store_kv(x, x, LayerCache(cache, cache), slots.to("meta"))
+
+
+def test_rows_that_do_not_fit_are_refused(native: Native) -> None:
+    kernels = native(torch.float32)
+    for activate in (kernels.activate, kernels.activate_and_multiply):
+        for x in (
+            torch.zeros(2, 8).double(),
+            torch.zeros(8, 2).t(),
+            torch.zeros(2, 3, 8),
+            torch.zeros(2, 8, device="meta"),
+        ):
+            with pytest.raises(ValueError, match="x: expected"):
+                activate(x, Activation.SILU)
+    with pytest.raises(ValueError, match="x: expected rows of gate and up"):
+        kernels.activate_and_multiply(torch.zeros(2, 7), Activation.SILU)
+    x, cos = torch.zeros(3, 2, 8), torch.zeros(3, 4)
+    for call in (
+        lambda: kernels.apply_rope(torch.zeros(3, 8), cos, cos),
+        lambda: kernels.apply_rope(x.bfloat16(), cos, cos),
+        lambda: kernels.apply_rope(x, torch.zeros(4), cos),
+        lambda: kernels.apply_rope(x, cos.to("meta"), cos),
+        lambda: kernels.rms_norm(torch.zeros(2, 8).double(), torch.zeros(8).double(), 1e-5),
+        lambda: kernels.rms_norm(torch.zeros(2, 8), torch.zeros(16)[::2], 1e-5),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            call()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels import sampling as reference
+from engine.token_masks import BAN
 from tests.engine.kernels import triton_setup
 from tests.engine.kernels.triton_setup import DEVICE
 
@@ -82,6 +83,17 @@ def test_tokens_that_are_ruled_out_are_never_drawn(limits: Limits | None) -> Non
     check(logits, 1.0, limits)
     logits[:, 1:] = -torch.inf
     check(logits.flip(1), 1.0, limits)
+
+
+@pytest.mark.parametrize("limits", [None, Limits(), Limits(top_k=10), Limits(top_p=0.9)])
+def test_bad_words_are_drawn_only_where_nothing_else_is_left(limits: Limits | None) -> None:
+    torch.manual_seed(4)
+    logits = torch.randn(3, 30)
+    logits[:, 5:] = -torch.inf
+    logits[:, 3:5] -= BAN
+    check(logits, 1.0, limits)
+    logits[:, :3] = -torch.inf
+    check(logits, 0.7, limits)
 
 
 def test_a_draw_on_the_border_takes_the_next_token() -> None:

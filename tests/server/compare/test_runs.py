@@ -111,6 +111,13 @@ async def test_one_that_is_stopped_says_so_and_makes_room(place: Place) -> None:
     assert again.record.state == "done"
 
 
+async def test_one_that_is_stopped_before_it_began_ends_too(place: Place) -> None:
+    run = place.start(forever)
+    await place.comparisons.remove(run.record.id)
+    assert await collect(run) == [Ended("stopped")]
+    assert place.comparisons.running is None
+
+
 async def test_an_ended_one_can_be_removed(place: Place) -> None:
     run = place.start(briefly)
     await collect(run)

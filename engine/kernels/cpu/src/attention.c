@@ -6,40 +6,7 @@
  * order, because a long context with few sequences has to be shared among threads. Tiles and splits begin at multiples
  * of their size in the sequence, whatever else is in the batch: so the same row gets the same numbers always.
  */
-#include "kernels.h"
-
-#define TILE 64        /* keys whose scores exist at a time */
-#define SPLIT 512      /* keys that one task may share with no other */
-#define BLOCK_ROWS 72  /* rows of a task where the group allows it: keys and values are widened once for all */
-#define VECTORS 4      /* of a register tile */
-
-typedef struct {
-    const void *q, *k_cache, *v_cache;
-    void *out;
-    const int64_t *block_tables, *cu_seqlens_q, *seq_lens;
-    int64_t q_stride, num_seqs, max_blocks, block_size, num_q_heads, num_kv_heads, k_head_dim, v_head_dim, window;
-    float softmax_scale;
-    int dtype;
-} Attention;
-
-/* What one (sequence, run of tokens, KV head) is. */
-typedef struct {
-    int64_t seq, kv_head;
-    int64_t first_token, num_tokens; /* of the step */
-    int64_t first_position;          /* of first_token in its sequence */
-    int64_t first_split, num_splits; /* of keys that any of its rows sees */
-    int64_t partial;                 /* its first partial result */
-} Run;
-
-/* A softmax under way, for the rows of a run: sum = sum of e^(score - max), acc = the same with v. */
-typedef struct {
-    float *max, *sum, *acc; /* [rows], [rows], [rows, width] in split order */
-} Partial;
-
-/* Keys whose scores exist at a time, by the slots where they lie. */
-typedef struct {
-    int64_t count, slots[TILE];
-} Tile;
+#include "attention_tile.h"
 
 typedef struct {
     const Attention *args;
@@ -49,180 +16,90 @@ typedef struct {
     int failed;
 } Plan;
 
-INLINE int64_t group_of(const Attention *a) { return a->num_q_heads / a->num_kv_heads; }
-
-INLINE int64_t padded_k(const Attention *a) { return round_up(a->k_head_dim, VL); }
-
-INLINE int64_t padded_v(const Attention *a) { return round_up(a->v_head_dim, VL); }
-
-INLINE int64_t tokens_per_run(const Attention *a) { return max64(1, BLOCK_ROWS / group_of(a)); }
-
-INLINE int64_t rows_per_run(const Attention *a) { return tokens_per_run(a) * group_of(a); }
-
-INLINE Partial partial_at(float *memory, const Attention *a) {
-    int64_t rows = rows_per_run(a);
-    return (Partial){memory, memory + rows, memory + 2 * rows};
-}
-
-/* ---- one tile ---- */
-
-/* The keys of positions [start, stop), but no more than TILE; none where start is past stop. */
-INLINE void find_tile(const Attention *a, const Run *run, int64_t start, int64_t stop, Tile *tile) {
-    tile->count = max64(0, min64(TILE, stop - start));
-    /* Nothing is read through it where there are no keys, and start may be past the last block. */
-    const int64_t *table = a->block_tables + run->seq * a->max_blocks + start / a->block_size;
-    int64_t offset = start % a->block_size;
-    for (int64_t j = 0; j < tile->count; j++) {
-        tile->slots[j] = *table * a->block_size + offset;
-        if (++offset == a->block_size) {
-            offset = 0;
-            table++;
-        }
-    }
-}
-
-/* Where the run's head of a slot begins, in a cache whose heads are head_dim wide. */
-INLINE const void *row_of(const int dtype, const Attention *a, const Run *run, const void *cache, int64_t slot,
-                          int64_t head_dim) {
-    return at(cache, (slot * a->num_kv_heads + run->kv_head) * head_dim, dtype);
-}
-
-/* Fetch some of a tile's rows. They are in no order in memory that the hardware could foresee. */
-INLINE void prefetch_rows(const int dtype, const Attention *a, const Run *run, const void *cache, int64_t head_dim,
-                          const Tile *tile, int64_t first, int64_t count) {
-    for (int64_t j = first; j < min64(first + count, tile->count); j++) {
-        const char *row = row_of(dtype, a, run, cache, tile->slots[j], head_dim);
-        for (int64_t byte = 0; byte < head_dim * size_of(dtype); byte += 64) __builtin_prefetch(row + byte, 0, 2);
-    }
-}
-
-/* out[m, :] += sum over j of a[m, j] * b[j, :] in the order of j, for `rows` and `vectors` (constants).
- *
- *   a    [rows, count], rows lda apart
- *   b    [count, vectors * VL], rows `width` apart
- *   out  [rows, vectors * VL], rows `width` apart
- */
-INLINE void add_product(const int rows, const int vectors, const float *a, int64_t lda, const float *b, int64_t count,
-                        int64_t width, float *out) {
-    vf sums[MAX_ROWS][VECTORS];
-    UNROLL
-    for (int m = 0; m < rows; m++) {
-        UNROLL
-        for (int c = 0; c < vectors; c++) sums[m][c] = load(out + m * width + c * VL);
-    }
-    for (int64_t j = 0; j < count; j++) {
-        vf row[VECTORS];
-        UNROLL
-        for (int c = 0; c < vectors; c++) row[c] = load(b + j * width + c * VL);
-        UNROLL
-        for (int m = 0; m < rows; m++) {
-            vf factor = splat(a[m * lda + j]);
-            UNROLL
-            for (int c = 0; c < vectors; c++) sums[m][c] += factor * row[c];
-        }
-    }
-    UNROLL
-    for (int m = 0; m < rows; m++) {
-        UNROLL
-        for (int c = 0; c < vectors; c++) store(out + m * width + c * VL, sums[m][c]);
-    }
-}
-
-/* The same for any number of rows, and any width that is a multiple of VL. */
-INLINE void add_products(const float *a, int64_t lda, const float *b, int64_t num_rows, int64_t count, int64_t width,
-                         float *out) {
-    for (int64_t row = 0; row < num_rows;) {
-        int64_t rows = next_rows(num_rows - row, MAX_ROWS), c = 0;
-        const float *factors = a + row * lda;
-        float *sums = out + row * width;
-        for (; c + VECTORS * VL <= width; c += VECTORS * VL)
-            CALL_WITH_ROWS(rows, add_product, VECTORS, factors, lda, b + c, count, width, sums + c);
-        for (; c < width; c += VL)
-            CALL_WITH_ROWS(rows, add_product, 1, factors, lda, b + c, count, width, sums + c);
-        row += rows;
-    }
-}
-
-/* Widen VL keys: out[i, key] = keys[key][i], rows of out TILE apart. */
-INLINE void transpose_keys(const int dtype, const void *const keys[VL], int64_t depth, float *out) {
-    vu block[VL];
-    int64_t i = 0;
-    /* Two bfloat16 travel as one element. */
-    for (; dtype == BFLOAT16 && i + 2 * VL <= depth; i += 2 * VL) {
-        UNROLL
-        for (int n = 0; n < VL; n++) block[n] = *(const vu_mem *)at(keys[n], i, dtype);
-        transpose_block(block);
-        UNROLL
-        for (int n = 0; n < VL; n++) {
-            store(out + (i + 2 * n) * TILE, (vf)(block[n] << 16));
-            store(out + (i + 2 * n + 1) * TILE, (vf)(block[n] & 0xffff0000u));
-        }
-    }
-    for (; i + VL <= depth; i += VL) {
-        UNROLL
-        for (int n = 0; n < VL; n++) block[n] = (vu)load_vec(keys[n], i, dtype);
-        transpose_block(block);
-        UNROLL
-        for (int n = 0; n < VL; n++) store(out + (i + n) * TILE, (vf)block[n]);
-    }
-    for (; i < depth; i++) {
-        for (int n = 0; n < VL; n++) out[i * TILE + n] = load_one(keys[n], i, dtype);
-    }
-}
-
-/* scores [num_rows, TILE] of the tile's keys; what stands behind them is rubbish. Meanwhile the next tile is fetched, bit
- * by bit: a core has a dozen lines under way at most, and waits when there are more. */
-INLINE void score_tile(const int dtype, const Attention *a, const Run *run, const float *q, int64_t num_rows,
-                       const Tile *tile, const Tile *next, float *transposed, float *scores) {
-    for (int64_t j = 0; j < TILE; j += VL) {
-        const void *keys[VL];
-        for (int n = 0; n < VL; n++)
-            keys[n] = row_of(dtype, a, run, a->k_cache, tile->slots[min64(j + n, tile->count - 1)], a->k_head_dim);
-        prefetch_rows(dtype, a, run, a->k_cache, a->k_head_dim, next, j, VL);
-        prefetch_rows(dtype, a, run, a->v_cache, a->v_head_dim, next, j, VL);
-        transpose_keys(dtype, keys, a->k_head_dim, transposed + j);
-    }
-    memset(scores, 0, sizeof(float) * (size_t)(num_rows * TILE));
-    add_products(q, padded_k(a), transposed, num_rows, a->k_head_dim, TILE, scores);
-}
-
-/* Scores of one row to weights, the row's running maximum and sum brought up to date. Keys outside [low, high) count
- * as -infinity. Returns by how much what was added up so far has to shrink. */
-INLINE float weigh_row(float *scores, int64_t low, int64_t high, float *max, float *sum) {
-    for (int64_t j = 0; j < low; j++) scores[j] = -INFINITY;
-    for (int64_t j = high; j < TILE; j++) scores[j] = -INFINITY;
-    vf highest = load(scores);
-    for (int64_t j = VL; j < TILE; j += VL) highest = vmax(highest, load(scores + j));
-    float tile_max = max_lanes(highest), new_max = tile_max > *max ? tile_max : *max;
-    vf total = splat(0);
-    for (int64_t j = 0; j < TILE; j += VL) {
-        vf weight = vexp(load(scores + j) - new_max);
-        store(scores + j, weight);
-        total += weight;
-    }
-    float shrink = vexp(splat(*max - new_max))[0];
-    *sum = *sum * shrink + sum_lanes(total);
-    *max = new_max;
-    return shrink;
-}
-
 /* ---- one split of one run ---- */
 
 INLINE int64_t scratch_size(const Attention *a) {
-    return rows_per_run(a) * (padded_k(a) + TILE) + TILE * (padded_v(a) + a->k_head_dim);
+    return rows_per_run(a) * (padded_k(a) + TILE) + TILE * (padded_v(a) + a->k_head_dim + 2);
+}
+
+/* What attend_keys works with; all of it in float32. */
+typedef struct {
+    float *q;                   /* [rows, padded_k], times softmax_scale */
+    float *scores;              /* [rows, TILE], then the weights of the values */
+    float *v;                   /* [TILE, padded_v] in the order of read_value */
+    float *transposed;          /* [k_head_dim, TILE] */
+    float *k_scales, *v_scales; /* [TILE] */
+} Scratch;
+
+INLINE Scratch lay_out(float *memory, const Attention *a) {
+    Scratch s = {.q = memory};
+    s.scores = s.q + rows_per_run(a) * padded_k(a);
+    s.v = s.scores + rows_per_run(a) * TILE;
+    s.transposed = s.v + TILE * padded_v(a);
+    s.k_scales = s.transposed + TILE * a->k_head_dim;
+    s.v_scales = s.k_scales + TILE;
+    return s;
+}
+
+/* Where a row of the run stands in q and out: a number of heads. */
+INLINE int64_t head_of(const Attention *a, const Run *run, int64_t row) {
+    return run->kv_head * group_of(a) + row % group_of(a);
+}
+
+/* q's heads in the order of the run's rows, widened and scaled. */
+INLINE void read_queries(const int dtype, const Attention *a, const Run *run, float *q) {
+    const int64_t group = group_of(a), num_rows = run->num_tokens * group, width = a->k_head_dim;
+    const float scale = a->softmax_scale;
+    for (int64_t row = 0; row < num_rows; row++) {
+        int64_t token = run->first_token + row / group;
+        float *wide = q + row * padded_k(a);
+        widen_row(wide, at(a->q, token * a->q_stride + head_of(a, run, row) * width, dtype), width, dtype);
+        for (int64_t i = 0; i < width; i++) wide[i] *= scale;
+    }
+}
+
+/* A value in float32: in split order, or in quarter order where it has 8 bits. */
+INLINE void read_value(const int kv_dtype, float *dst, const void *src, int64_t width) {
+    if (is_eight_bit(kv_dtype))
+        quarter_row(dst, src, width, kv_dtype);
+    else
+        split_row(dst, src, width, kv_dtype);
+}
+
+/* Scores of a tile to weights of its values, row by row; `out` is brought up to date with their sums. */
+INLINE void weigh_tile(const int kv_dtype, const Attention *a, const Run *run, int64_t first, const Tile *tile,
+                       const Scratch *s, Partial out) {
+    const int64_t group = group_of(a), num_rows = run->num_tokens * group, width = padded_v(a);
+    const int is_adjusted = has_adjustments(kv_dtype, a);
+    for (int64_t row = 0; row < num_rows; row++) {
+        int64_t position = run->first_position + row / group;
+        int64_t low = max64(0, position - a->window + 1 - first), high = min64(tile->count, position + 1 - first);
+        float *weights = s->scores + row * TILE;
+        if (low >= high) {
+            memset(weights, 0, TILE * sizeof(float));
+            continue;
+        }
+        if (is_adjusted) adjust_row(kv_dtype, a, s->k_scales, head_of(a, run, row), first - position, weights);
+        float shrink = weigh_row(weights, low, high, &out.max[row], &out.sum[row]);
+        if (shrink != 1) {
+            for (int64_t i = 0; i < width; i++) out.acc[row * width + i] *= shrink;
+        }
+        if (is_eight_bit(kv_dtype)) {
+            for (int64_t j = 0; j < TILE; j += VL) store(weights + j, load(weights + j) * load(s->v_scales + j));
+        }
+    }
 }
 
 /* The softmax over keys [start, stop) for all rows of the run, from nothing. */
-INLINE void attend_keys(const int dtype, const Attention *a, const Run *run, int64_t start, int64_t stop,
-                        float *scratch, Partial out) {
-    const int64_t group = group_of(a), num_rows = run->num_tokens * group, width = padded_v(a);
-    float *q = scratch, *scores = q + rows_per_run(a) * padded_k(a), *v = scores + rows_per_run(a) * TILE;
-    float *transposed = v + TILE * width;
+INLINE void attend_keys(const int kv_dtype, const Attention *a, const Run *run, int64_t start, int64_t stop,
+                        float *memory, Partial out) {
+    const int64_t num_rows = run->num_tokens * group_of(a), width = padded_v(a);
+    const Scratch s = lay_out(memory, a);
+    if (a->dtype == FLOAT32)
+        read_queries(FLOAT32, a, run, s.q);
+    else
+        read_queries(BFLOAT16, a, run, s.q);
     for (int64_t row = 0; row < num_rows; row++) {
-        int64_t head = run->kv_head * group + row % group, token = run->first_token + row / group;
-        float *wide = q + row * padded_k(a);
-        widen_row(wide, at(a->q, token * a->q_stride + head * a->k_head_dim, dtype), a->k_head_dim, dtype);
-        for (int64_t i = 0; i < a->k_head_dim; i++) wide[i] *= a->softmax_scale;
         out.max[row] = -INFINITY;
         out.sum[row] = 0;
     }
@@ -232,25 +109,16 @@ INLINE void attend_keys(const int dtype, const Attention *a, const Run *run, int
     for (int64_t first = start; first < stop; first += TILE) {
         tile = next;
         find_tile(a, run, first + TILE, stop, &next);
-        score_tile(dtype, a, run, q, num_rows, &tile, &next, transposed, scores);
-        for (int64_t row = 0; row < num_rows; row++) {
-            int64_t position = run->first_position + row / group;
-            int64_t low = max64(0, position - a->window + 1 - first), high = min64(tile.count, position + 1 - first);
-            float *weights = scores + row * TILE;
-            if (low >= high) {
-                memset(weights, 0, TILE * sizeof(float));
-                continue;
-            }
-            float shrink = weigh_row(weights, low, high, &out.max[row], &out.sum[row]);
-            if (shrink != 1) {
-                for (int64_t i = 0; i < width; i++) out.acc[row * width + i] *= shrink;
-            }
+        score_tile(kv_dtype, a, run, s.q, num_rows, &tile, &next, s.transposed, s.scores);
+        if (is_eight_bit(kv_dtype)) {
+            read_scales(a, run, a->k_scale, &tile, s.k_scales);
+            read_scales(a, run, a->v_scale, &tile, s.v_scales);
         }
-        for (int64_t j = 0; j < tile.count; j++) {
-            const void *row = row_of(dtype, a, run, a->v_cache, tile.slots[j], a->v_head_dim);
-            split_row(v + j * width, row, a->v_head_dim, dtype);
-        }
-        add_products(scores, TILE, v, num_rows, tile.count, width, out.acc);
+        weigh_tile(kv_dtype, a, run, first, &tile, &s, out);
+        for (int64_t j = 0; j < tile.count; j++)
+            read_value(kv_dtype, s.v + j * width,
+                       row_of(kv_dtype, a, run, a->v_cache, tile.slots[j], a->v_head_dim), a->v_head_dim);
+        add_products(s.scores, TILE, s.v, num_rows, tile.count, width, out.acc);
     }
 }
 
@@ -269,31 +137,61 @@ static void merge(const Attention *a, int64_t num_rows, Partial total, Partial m
     }
 }
 
-INLINE void attend_split(const int dtype, const Attention *a, const Run *run, int64_t split, float *scratch,
+INLINE void attend_split(const int kv_dtype, const Attention *a, const Run *run, int64_t split, float *scratch,
                          Partial out) {
     int64_t last = run->first_position + run->num_tokens;
     int64_t lowest = max64(0, run->first_position - a->window + 1) / TILE * TILE;
     int64_t start = (run->first_split + split) * SPLIT;
-    attend_keys(dtype, a, run, max64(start, lowest), min64(start + SPLIT, last), scratch, out);
+    attend_keys(kv_dtype, a, run, max64(start, lowest), min64(start + SPLIT, last), scratch, out);
 }
 
+/* A function for each format: in one of all four, the compiler keeps less in registers. */
+#define ATTEND(NAME, KV_DTYPE)                                                                                     \
+    static __attribute__((noinline)) void NAME(const Attention *a, const Run *run, int64_t split, float *scratch, \
+                                               Partial out) {                                                     \
+        attend_split(KV_DTYPE, a, run, split, scratch, out);                                                      \
+    }
+
+ATTEND(attend_float32, FLOAT32)
+ATTEND(attend_bfloat16, BFLOAT16)
+ATTEND(attend_int8, INT8)
+ATTEND(attend_e4m3, E4M3)
+
 static void attend(const Attention *a, const Run *run, int64_t split, float *scratch, Partial out) {
-    if (a->dtype == FLOAT32)
-        attend_split(FLOAT32, a, run, split, scratch, out);
+    switch (a->kv_dtype) {
+    case FLOAT32: attend_float32(a, run, split, scratch, out); break;
+    case BFLOAT16: attend_bfloat16(a, run, split, scratch, out); break;
+    case INT8: attend_int8(a, run, split, scratch, out); break;
+    default: attend_e4m3(a, run, split, scratch, out);
+    }
+}
+
+/* What a row's sum of weighted values is multiplied with: 1 / the sum of its weights, the sink's among them. */
+INLINE float normalizer(const Attention *a, int64_t head, float max, float sum) {
+    if (!a->sinks) return 1 / sum;
+    float highest = a->sinks[head] > max ? a->sinks[head] : max;
+    float shrink = vexp(splat(max - highest))[0];
+    return shrink / (sum * shrink + vexp(splat(a->sinks[head] - highest))[0]);
+}
+
+/* src [width] in the order of read_value times scale -> dst [width]. */
+INLINE void write_row(const Attention *a, void *dst, const float *src, float scale) {
+    const int is_wide = a->dtype == FLOAT32;
+    if (is_eight_bit(a->kv_dtype) && is_wide)
+        order_quarters(dst, src, scale, a->v_head_dim, FLOAT32);
+    else if (is_eight_bit(a->kv_dtype))
+        order_quarters(dst, src, scale, a->v_head_dim, BFLOAT16);
+    else if (is_wide)
+        narrow_row(dst, src, scale, a->v_head_dim, FLOAT32);
     else
-        attend_split(BFLOAT16, a, run, split, scratch, out);
+        narrow_row(dst, src, scale, a->v_head_dim, BFLOAT16);
 }
 
 static void write_out(const Attention *a, const Run *run, Partial total) {
-    int64_t group = group_of(a);
-    for (int64_t row = 0; row < run->num_tokens * group; row++) {
-        int64_t head = run->kv_head * group + row % group, token = run->first_token + row / group;
+    for (int64_t row = 0; row < run->num_tokens * group_of(a); row++) {
+        int64_t head = head_of(a, run, row), token = run->first_token + row / group_of(a);
         void *dst = at_mut(a->out, (token * a->num_q_heads + head) * a->v_head_dim, a->dtype);
-        const float *acc = total.acc + row * padded_v(a);
-        if (a->dtype == FLOAT32)
-            narrow_row(dst, acc, 1 / total.sum[row], a->v_head_dim, FLOAT32);
-        else
-            narrow_row(dst, acc, 1 / total.sum[row], a->v_head_dim, BFLOAT16);
+        write_row(a, dst, total.acc + row * padded_v(a), normalizer(a, head, total.max[row], total.sum[row]));
     }
 }
 
@@ -371,46 +269,41 @@ static int64_t list_runs(const Attention *a, Run *runs) {
     return count;
 }
 
-/* Paged attention, causal.
- *
- *   q             [num_tokens, num_q_heads, k_head_dim] of `dtype`, tokens `q_stride` elements apart
- *   k_cache       [num_blocks, block_size, num_kv_heads, k_head_dim] of `dtype`
- *   v_cache       [num_blocks, block_size, num_kv_heads, v_head_dim] of `dtype`
- *   out           [num_tokens, num_q_heads, v_head_dim] of `dtype`
- *   block_tables  [num_seqs, max_blocks]
- *   cu_seqlens_q  [num_seqs + 1]
- *   seq_lens      [num_seqs], this step's tokens included
- *   window        keys that a query sees, itself among them
- *
- * Returns 0, or -1 where there is no memory for the scratch.
- */
-EXPORT int hc_paged_attention(int dtype, const void *q, const void *k_cache, const void *v_cache, void *out,
-                              const int64_t *block_tables, const int64_t *cu_seqlens_q, const int64_t *seq_lens,
-                              int64_t q_stride, int64_t num_seqs, int64_t max_blocks, int64_t block_size,
-                              int64_t num_q_heads, int64_t num_kv_heads, int64_t k_head_dim, int64_t v_head_dim,
-                              int64_t window, float softmax_scale, int num_threads) {
-    Attention a = {q, k_cache, v_cache, out, block_tables, cu_seqlens_q, seq_lens, q_stride, num_seqs, max_blocks,
-                   block_size, num_q_heads, num_kv_heads, k_head_dim, v_head_dim, window, softmax_scale, dtype};
-    int64_t most = cu_seqlens_q[num_seqs] / tokens_per_run(&a) + num_seqs;
-    Plan plan = {.args = &a, .partial_size = rows_per_run(&a) * (2 + padded_v(&a))};
-    plan.runs = malloc(sizeof(Run) * (size_t)(most * num_kv_heads));
+/* Whether the lengths fit together, and into the tables: what lies beyond is not the caller's to read. */
+static int lengths_fit(const Attention *a) {
+    if (a->cu_seqlens_q[0] != 0 || a->cu_seqlens_q[a->num_seqs] != a->num_tokens) return 0;
+    for (int64_t seq = 0; seq < a->num_seqs; seq++) {
+        int64_t query_len = a->cu_seqlens_q[seq + 1] - a->cu_seqlens_q[seq];
+        if (query_len < 0 || query_len > a->seq_lens[seq]) return 0;
+        if (a->seq_lens[seq] > a->max_blocks * a->block_size) return 0;
+    }
+    return 1;
+}
+
+/* All splits on their own, then merged. */
+static void run_splits(Plan *plan, int64_t num_runs, int64_t num_splits) {
+    plan->partials = malloc(sizeof(float) * (size_t)(num_splits * plan->partial_size));
+    plan->failed = !plan->partials;
+    if (!plan->failed) run_tasks(run_split, plan, num_splits, plan->args->num_threads);
+    if (!plan->failed) run_tasks(merge_run, plan, num_runs, plan->args->num_threads);
+    free(plan->partials);
+}
+
+/* Paged attention, causal. Returns 0, -1 where there is no memory for the scratch, or -2 where lengths do not fit. */
+EXPORT int hc_paged_attention(const Attention *a) {
+    if (!lengths_fit(a)) return -2;
+    int64_t most = a->num_tokens / tokens_per_run(a) + a->num_seqs;
+    Plan plan = {.args = a, .partial_size = rows_per_run(a) * (2 + padded_v(a))};
+    plan.runs = malloc(sizeof(Run) * (size_t)(most * a->num_kv_heads));
     if (!plan.runs) return -1;
-    int64_t num_runs = list_runs(&a, plan.runs);
+    int64_t num_runs = list_runs(a, plan.runs);
     int64_t num_splits = num_runs ? plan.runs[num_runs - 1].partial + plan.runs[num_runs - 1].num_splits : 0;
     /* Splits of their own where they are few: a short chunk of a long context is a task or two of many times the others'
      * length, and threads would wait for it. A long chunk has tasks enough, and its partial results would take memory. */
-    if (num_splits >= 64 * num_threads || num_splits == num_runs) {
-        run_tasks(run_heads, &plan, num_runs / num_kv_heads, num_threads);
-    } else {
-        plan.partials = malloc(sizeof(float) * (size_t)(num_splits * plan.partial_size));
-        if (plan.partials) {
-            run_tasks(run_split, &plan, num_splits, num_threads);
-            if (!plan.failed) run_tasks(merge_run, &plan, num_runs, num_threads);
-        } else {
-            plan.failed = 1;
-        }
-        free(plan.partials);
-    }
+    if (num_splits >= 64 * a->num_threads || num_splits == num_runs)
+        run_tasks(run_heads, &plan, num_runs / a->num_kv_heads, a->num_threads);
+    else
+        run_splits(&plan, num_runs, num_splits);
     free(plan.runs);
     return plan.failed ? -1 : 0;
 }

@@ -42,12 +42,14 @@ typedef uint16_t vh __attribute__((vector_size(VL * 2)));
 /* The same as they lie in memory: aligned to an element only. */
 typedef float vf_mem __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef uint32_t vu_mem __attribute__((vector_size(VL * 4), aligned(2), may_alias));
+typedef uint32_t vu_bytes __attribute__((vector_size(VL * 4), aligned(1), may_alias));
 typedef uint16_t vh_mem __attribute__((vector_size(VL * 2), aligned(2), may_alias));
 
-/* Number formats, as the Python side numbers them. Functions below are inlined with a constant dtype. */
-enum { FLOAT32 = 0, BFLOAT16 = 1 };
+/* Number formats, as the Python side numbers them. Functions below are inlined with a constant dtype. Those of 8 bits
+ * are in the KV cache only: eight_bit.h reads and writes them. */
+enum { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, E4M3 = 3 };
 
-INLINE int64_t size_of(int dtype) { return dtype == FLOAT32 ? 4 : 2; }
+INLINE int64_t size_of(int dtype) { return dtype == FLOAT32 ? 4 : dtype == BFLOAT16 ? 2 : 1; }
 
 INLINE const void *at(const void *base, int64_t idx, int dtype) { return (const char *)base + idx * size_of(dtype); }
 

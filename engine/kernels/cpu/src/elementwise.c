@@ -1,4 +1,4 @@
-/* What works on one token at a time: norms, activations, rotary embedding, the write to the cache. */
+/* What works on one token at a time: norms, activations, rotary embedding. */
 #include "kernels.h"
 
 #define SERIAL_NUMBERS (32 * 1024) /* fewer numbers than this are done before a second thread is awake */
@@ -149,28 +149,4 @@ EXPORT void hc_apply_rope(int dtype, void *x, const float *cos, const float *sin
     Rope job = {x, cos, sin, num_rows, num_heads, head_dim, half, stride};
     run_tasks(dtype == FLOAT32 ? rotate_float32 : rotate_bfloat16, &job, num_row_tasks(num_rows),
               threads_for(num_rows * num_heads * head_dim, num_threads));
-}
-
-/* ---- the write to the cache ---- */
-
-typedef struct {
-    const char *src;
-    char *cache;
-    const int64_t *slot_mapping;
-    int64_t num_rows, row_bytes, stride_bytes;
-} Store;
-
-static void store_rows(void *context, int64_t i) {
-    const Store *job = context;
-    int64_t stop = min64(job->num_rows, (i + 1) * ROWS_PER_TASK);
-    for (int64_t row = i * ROWS_PER_TASK; row < stop; row++)
-        memcpy(job->cache + job->slot_mapping[row] * job->row_bytes, job->src + row * job->stride_bytes,
-               (size_t)job->row_bytes);
-}
-
-/* Copy the rows of src, `stride_bytes` apart, to their slots of the cache, `row_bytes` each. */
-EXPORT void hc_store_rows(const char *src, char *cache, const int64_t *slot_mapping, int64_t num_rows,
-                          int64_t row_bytes, int64_t stride_bytes, int num_threads) {
-    Store job = {src, cache, slot_mapping, num_rows, row_bytes, stride_bytes};
-    run_tasks(store_rows, &job, num_row_tasks(num_rows), threads_for(num_rows * row_bytes / 2, num_threads));
 }

@@ -133,7 +133,7 @@ def score(
     softmax_scale,
     softcap,
 ):
-    """[BLOCK_M, BLOCK_N] float32, base 2: scaled, then capped, then biased, as in reference.grouped_attention."""
+    """[BLOCK_M, BLOCK_N] float32, base 2: scaled, then capped, then biased, as in reference_attention.grouped_attention."""
     # float32 numbers are multiplied as they are, not rounded to TF32.
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     if k_scales is not None:
@@ -157,7 +157,7 @@ def hide(
     positions,  # [BLOCK_M] int32
     window,
 ):
-    """[BLOCK_M, BLOCK_N]: minus infinity where a row must not look (reference.causal_mask)."""
+    """[BLOCK_M, BLOCK_N]: minus infinity where a row must not look (reference_attention.causal_mask)."""
     is_seen = is_key[None, :] & (keys[None, :] <= positions[:, None])
     if window is not None:
         is_seen = is_seen & (keys[None, :] > positions[:, None] - window)

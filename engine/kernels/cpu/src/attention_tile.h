@@ -1,0 +1,249 @@
+/* One tile of attention: the keys of a run, its scores, and what they weigh. attention.c says what a run is. */
+#ifndef HEADCOUNT_ATTENTION_TILE_H
+#define HEADCOUNT_ATTENTION_TILE_H
+
+#include "eight_bit.h"
+#include "kernels.h"
+
+#define TILE 64        /* keys whose scores exist at a time */
+#define SPLIT 512      /* keys that one task may share with no other */
+#define BLOCK_ROWS 72  /* rows of a task where the group allows it: keys and values are widened once for all */
+#define VECTORS 4      /* of a register tile */
+
+/* What one (sequence, run of tokens, KV head) is. */
+typedef struct {
+    int64_t seq, kv_head;
+    int64_t first_token, num_tokens; /* of the step */
+    int64_t first_position;          /* of first_token in its sequence */
+    int64_t first_split, num_splits; /* of keys that any of its rows sees */
+    int64_t partial;                 /* its first partial result */
+} Run;
+
+/* A softmax under way, for the rows of a run: sum = sum of e^(score - max), acc = the same with v. */
+typedef struct {
+    float *max, *sum, *acc; /* [rows], [rows], [rows, width], columns in the order of read_value */
+} Partial;
+
+/* Keys whose scores exist at a time, by the slots where they lie. */
+typedef struct {
+    int64_t count, slots[TILE];
+} Tile;
+
+INLINE int64_t group_of(const Attention *a) { return a->num_q_heads / a->num_kv_heads; }
+
+INLINE int64_t padded_k(const Attention *a) { return round_up(a->k_head_dim, VL); }
+
+INLINE int64_t padded_v(const Attention *a) { return round_up(a->v_head_dim, VL); }
+
+INLINE int64_t tokens_per_run(const Attention *a) { return max64(1, BLOCK_ROWS / group_of(a)); }
+
+INLINE int64_t rows_per_run(const Attention *a) { return tokens_per_run(a) * group_of(a); }
+
+INLINE Partial partial_at(float *memory, const Attention *a) {
+    int64_t rows = rows_per_run(a);
+    return (Partial){memory, memory + rows, memory + 2 * rows};
+}
+
+/* ---- one tile ---- */
+
+/* The keys of positions [start, stop), but no more than TILE; none where start is past stop. */
+INLINE void find_tile(const Attention *a, const Run *run, int64_t start, int64_t stop, Tile *tile) {
+    tile->count = max64(0, min64(TILE, stop - start));
+    /* Nothing is read through it where there are no keys, and start may be past the last block. */
+    const int64_t *table = a->block_tables + run->seq * a->max_blocks + start / a->block_size;
+    int64_t offset = start % a->block_size;
+    for (int64_t j = 0; j < tile->count; j++) {
+        tile->slots[j] = *table * a->block_size + offset;
+        if (++offset == a->block_size) {
+            offset = 0;
+            table++;
+        }
+    }
+}
+
+/* VL numbers of a cached row, and one. */
+INLINE vf load_numbers(const void *row, int64_t idx, int dtype) {
+    return is_eight_bit(dtype) ? load_bytes(row, idx, dtype) : load_vec(row, idx, dtype);
+}
+
+INLINE float load_number(const void *row, int64_t idx, int dtype) {
+    return is_eight_bit(dtype) ? load_byte(row, idx, dtype) : load_one(row, idx, dtype);
+}
+
+/* Where the run's head of a slot begins, in a cache whose heads are head_dim wide. */
+INLINE const void *row_of(const int dtype, const Attention *a, const Run *run, const void *cache, int64_t slot,
+                          int64_t head_dim) {
+    return at(cache, (slot * a->num_kv_heads + run->kv_head) * head_dim, dtype);
+}
+
+/* Fetch some of a tile's rows. They are in no order in memory that the hardware could foresee. */
+INLINE void prefetch_rows(const int dtype, const Attention *a, const Run *run, const void *cache, int64_t head_dim,
+                          const Tile *tile, int64_t first, int64_t count) {
+    for (int64_t j = first; j < min64(first + count, tile->count); j++) {
+        const char *row = row_of(dtype, a, run, cache, tile->slots[j], head_dim);
+        for (int64_t byte = 0; byte < head_dim * size_of(dtype); byte += 64) __builtin_prefetch(row + byte, 0, 2);
+    }
+}
+
+/* out[m, :] += sum over j of a[m, j] * b[j, :] in the order of j, for `rows` and `vectors` (constants).
+ *
+ *   a    [rows, count], rows lda apart
+ *   b    [count, vectors * VL], rows `width` apart
+ *   out  [rows, vectors * VL], rows `width` apart
+ */
+INLINE void add_product(const int rows, const int vectors, const float *a, int64_t lda, const float *b, int64_t count,
+                        int64_t width, float *out) {
+    vf sums[MAX_ROWS][VECTORS];
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int c = 0; c < vectors; c++) sums[m][c] = load(out + m * width + c * VL);
+    }
+    for (int64_t j = 0; j < count; j++) {
+        vf row[VECTORS];
+        UNROLL
+        for (int c = 0; c < vectors; c++) row[c] = load(b + j * width + c * VL);
+        UNROLL
+        for (int m = 0; m < rows; m++) {
+            vf factor = splat(a[m * lda + j]);
+            UNROLL
+            for (int c = 0; c < vectors; c++) sums[m][c] += factor * row[c];
+        }
+    }
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int c = 0; c < vectors; c++) store(out + m * width + c * VL, sums[m][c]);
+    }
+}
+
+/* The same for any number of rows, and any width that is a multiple of VL. */
+INLINE void add_products(const float *a, int64_t lda, const float *b, int64_t num_rows, int64_t count, int64_t width,
+                         float *out) {
+    for (int64_t row = 0; row < num_rows;) {
+        int64_t rows = next_rows(num_rows - row, MAX_ROWS), c = 0;
+        const float *factors = a + row * lda;
+        float *sums = out + row * width;
+        for (; c + VECTORS * VL <= width; c += VECTORS * VL)
+            CALL_WITH_ROWS(rows, add_product, VECTORS, factors, lda, b + c, count, width, sums + c);
+        for (; c < width; c += VL)
+            CALL_WITH_ROWS(rows, add_product, 1, factors, lda, b + c, count, width, sums + c);
+        row += rows;
+    }
+}
+
+/* Widen VL keys: out[i, key] = keys[key][i], rows of out TILE apart. */
+INLINE void transpose_keys(const int dtype, const void *const keys[VL], int64_t depth, float *out) {
+    vu block[VL];
+    int64_t i = 0;
+    /* Two bfloat16 travel as one element. */
+    for (; dtype == BFLOAT16 && i + 2 * VL <= depth; i += 2 * VL) {
+        UNROLL
+        for (int n = 0; n < VL; n++) block[n] = *(const vu_mem *)at(keys[n], i, dtype);
+        transpose_block(block);
+        UNROLL
+        for (int n = 0; n < VL; n++) {
+            store(out + (i + 2 * n) * TILE, (vf)(block[n] << 16));
+            store(out + (i + 2 * n + 1) * TILE, (vf)(block[n] & 0xffff0000u));
+        }
+    }
+    /* Four bytes do. */
+    for (; is_eight_bit(dtype) && i + 4 * VL <= depth; i += 4 * VL) {
+        UNROLL
+        for (int n = 0; n < VL; n++) block[n] = *(const vu_bytes *)at(keys[n], i, dtype);
+        transpose_block(block);
+        UNROLL
+        for (int n = 0; n < VL; n++) {
+            UNROLL
+            for (int byte = 0; byte < 4; byte++)
+                store(out + (i + 4 * n + byte) * TILE, widen_byte(block[n], byte, dtype));
+        }
+    }
+    for (; i + VL <= depth; i += VL) {
+        UNROLL
+        for (int n = 0; n < VL; n++) block[n] = (vu)load_numbers(keys[n], i, dtype);
+        transpose_block(block);
+        UNROLL
+        for (int n = 0; n < VL; n++) store(out + (i + n) * TILE, (vf)block[n]);
+    }
+    for (; i < depth; i++) {
+        for (int n = 0; n < VL; n++) out[i * TILE + n] = load_number(keys[n], i, dtype);
+    }
+}
+
+/* The scales of a tile's keys or values for the run's head; 0 behind them. */
+INLINE void read_scales(const Attention *a, const Run *run, const uint16_t *scale, const Tile *tile, float *out) {
+    uint16_t halves[TILE] = {0};
+    for (int64_t j = 0; j < tile->count; j++) halves[j] = scale[tile->slots[j] * a->num_kv_heads + run->kv_head];
+    for (int64_t j = 0; j < TILE; j += VL)
+        store(out + j, widen_halves(__builtin_convertvector(*(const vh_mem *)(halves + j), vu)));
+}
+
+/* scores [num_rows, TILE] of the tile's keys; what stands behind them is rubbish. Meanwhile the next tile is fetched, bit
+ * by bit: a core has a dozen lines under way at most, and waits when there are more. */
+INLINE void score_tile(const int dtype, const Attention *a, const Run *run, const float *q, int64_t num_rows,
+                       const Tile *tile, const Tile *next, float *transposed, float *scores) {
+    for (int64_t j = 0; j < TILE; j += VL) {
+        const void *keys[VL];
+        for (int n = 0; n < VL; n++)
+            keys[n] = row_of(dtype, a, run, a->k_cache, tile->slots[min64(j + n, tile->count - 1)], a->k_head_dim);
+        prefetch_rows(dtype, a, run, a->k_cache, a->k_head_dim, next, j, VL);
+        prefetch_rows(dtype, a, run, a->v_cache, a->v_head_dim, next, j, VL);
+        transpose_keys(dtype, keys, a->k_head_dim, transposed + j);
+    }
+    memset(scores, 0, sizeof(float) * (size_t)(num_rows * TILE));
+    add_products(q, padded_k(a), transposed, num_rows, a->k_head_dim, TILE, scores);
+}
+
+/* tanh to a few units in the last place: Lambert's continued fraction where 1 - 2 / (e^2x + 1) would cancel. */
+INLINE vf vtanh(vf x) {
+    vf square = x * x;
+    vf near_zero = x * (945.0f + square * (105.0f + square)) / (945.0f + square * (420.0f + square * 15.0f));
+    vf magnitude = (vf)((vu)x & 0x7fffffffu);
+    vf far = 1.0f - 2.0f / (vexp(2.0f * magnitude) + 1.0f);
+    far = (vf)((vu)far | ((vu)x & 0x80000000u));
+    return choose((vi)(magnitude < splat(0.5f)), near_zero, far);
+}
+
+INLINE int has_adjustments(const int kv_dtype, const Attention *a) {
+    return is_eight_bit(kv_dtype) || a->softcap != 0 || a->alibi_slopes;
+}
+
+/* What stands between a row's products and its softmax: the keys' scales, the soft-cap, ALiBi's bias.
+ *
+ *   distance  of the tile's first key from the row's query: its position less the query's
+ */
+INLINE void adjust_row(const int kv_dtype, const Attention *a, const float *k_scales, int64_t head, int64_t distance,
+                       float *scores) {
+    static const float LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vf lanes = load(LANES);
+    for (int64_t j = 0; j < TILE; j += VL) {
+        vf score = load(scores + j);
+        if (is_eight_bit(kv_dtype)) score *= load(k_scales + j);
+        if (a->softcap != 0) score = a->softcap * vtanh(score / a->softcap);
+        if (a->alibi_slopes) score += a->alibi_slopes[head] * (lanes + (float)(distance + j));
+        store(scores + j, score);
+    }
+}
+
+/* Scores of one row to weights, the row's running maximum and sum brought up to date. Keys outside [low, high) count
+ * as -infinity. Returns by how much what was added up so far has to shrink. */
+INLINE float weigh_row(float *scores, int64_t low, int64_t high, float *max, float *sum) {
+    for (int64_t j = 0; j < low; j++) scores[j] = -INFINITY;
+    for (int64_t j = high; j < TILE; j++) scores[j] = -INFINITY;
+    vf highest = load(scores);
+    for (int64_t j = VL; j < TILE; j += VL) highest = vmax(highest, load(scores + j));
+    float tile_max = max_lanes(highest), new_max = tile_max > *max ? tile_max : *max;
+    vf total = splat(0);
+    for (int64_t j = 0; j < TILE; j += VL) {
+        vf weight = vexp(load(scores + j) - new_max);
+        store(scores + j, weight);
+        total += weight;
+    }
+    float shrink = vexp(splat(*max - new_max))[0];
+    *sum = *sum * shrink + sum_lanes(total);
+    *max = new_max;
+    return shrink;
+}
+
+#endif

@@ -1,0 +1,233 @@
+"""The native products of 8-bit integers against the reference: the same integers, sums within float32's rounding."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from engine.kernels import cpu, reference
+from engine.kernels.int8 import dequantize_rows, quantize_weight, round_rows, turned_groups
+from tests.engine.kernels.rounding import DTYPES, assert_within, output_eps, sum_eps
+
+Native = Callable[[torch.dtype], cpu.CpuKernels]
+Quantized = tuple[Tensor, Tensor]
+
+
+def exact_and_bound(
+    x: Tensor, weight: Quantized, bias: Tensor | None, residual: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The product of the integers and scales in float64, and how far float32 sums of groups may be from it."""
+    numbers, x_scale = round_rows(x)
+    depth = x.shape[1]
+    rows = (numbers.double() * x_scale.double().unsqueeze(-1)).flatten(1)[:, :depth]
+    groups = weight[1].double().repeat_interleave(32, -1)[:, :depth]
+    columns = weight[0].double()[:, :depth] * groups
+    extra = [t.double() for t in (bias, residual) if t is not None]
+    exact = rows @ columns.t() + sum(extra)
+    magnitude = rows.abs() @ columns.abs().t() + sum(t.abs() for t in extra)
+    return exact, sum_eps(weight[1].shape[1] + 4) * magnitude + output_eps(dtype) * exact.abs() * 1.01
+
+
+def packed(kernels: cpu.CpuKernels, weight: Quantized, depth: int) -> Quantized:
+    numbers, scale = (tensor.clone() for tensor in weight)
+    kernels.pack_int8(numbers, scale, depth)
+    return numbers, scale
+
+
+def check(
+    kernels: cpu.CpuKernels, shape: tuple[int, int, int], dtype: torch.dtype, *, has_bias: bool, has_residual: bool
+) -> None:
+    num_rows, width, depth = shape
+    x, weight = torch.randn(num_rows, depth).to(dtype), quantize_weight(torch.randn(width, depth))
+    bias = torch.randn(width).to(dtype) if has_bias else None
+    residual = torch.randn(num_rows, width).to(dtype) if has_residual else None
+    exact, bound = exact_and_bound(x, weight, bias, residual, dtype)
+    assert_within(kernels.linear_int8(x, *packed(kernels, weight, depth), bias, residual), exact, bound)
+    assert_within(reference.linear_int8(x, *weight, bias, residual), exact, bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", [*range(1, 15), 31, 64, 130, 513])
+def test_every_number_of_rows(num_rows: int, dtype: torch.dtype, native: Native) -> None:
+    torch.manual_seed(num_rows)
+    check(native(dtype), (num_rows, 96, 64), dtype, has_bias=False, has_residual=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_odd_shapes(dtype: torch.dtype, native: Native) -> None:
+    kernels = native(dtype)
+
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(
+        num_rows=st.integers(1, 20),
+        width=st.integers(1, 300),
+        depth=st.integers(1, 200),
+        has_bias=st.booleans(),
+        has_residual=st.booleans(),
+    )
+    def check_shape(num_rows: int, width: int, depth: int, has_bias: bool, has_residual: bool) -> None:
+        torch.manual_seed(depth)
+        check(kernels, (num_rows, width, depth), dtype, has_bias=has_bias, has_residual=has_residual)
+
+    check_shape()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("depth", [4, 31, 32, 96, 100])
+def test_activations_become_the_same_integers(depth: int, dtype: torch.dtype, native: Native) -> None:
+    """Rows of a weight that are 1 in one column and 0 elsewhere read what x was rounded to."""
+    kernels = native(dtype)
+    x = (torch.randn(200, depth) * torch.logspace(-20, 20, 200).unsqueeze(1)).to(dtype)
+    x[0], x[1, 0], x[2] = 0, 1e-38, 2.0**-120
+    groups = -(-depth // 32)
+    weight = torch.eye(depth).to(torch.int8), torch.ones(depth, groups, dtype=torch.bfloat16)
+    weight = torch.nn.functional.pad(weight[0], (0, -depth % 4)), weight[1]
+    numbers, scale = round_rows(x)
+    expected = (numbers * scale.unsqueeze(-1)).flatten(1)[:, :depth].to(dtype)
+    assert torch.equal(kernels.linear_int8(x, *packed(kernels, weight, depth)), expected)
+
+
+def test_the_extremes_are_summed_exactly(native: Native) -> None:
+    """The largest integers, all of one sign and of both: nothing saturates."""
+    kernels, depth = native(torch.float32), 96
+    weight = torch.full((40, depth), 127, dtype=torch.int8), torch.ones(40, 3, dtype=torch.bfloat16)
+    weight[0][1::2] = -127
+    # Turned, a row that is 32 in the first column of a group is 32 in all.
+    x = torch.zeros(2, depth)
+    x[0, ::32], x[1, ::32] = 127.0, -127.0
+    product = kernels.linear_int8(x, *packed(kernels, weight, depth))
+    signs = torch.tensor([1.0, -1.0])
+    assert torch.equal(product, 127.0 * 127 * depth * signs.unsqueeze(1) * signs.repeat(20))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Native) -> None:
+    kernels = native(dtype)
+    x, weight = torch.randn(130, 576).to(dtype), packed(kernels, quantize_weight(torch.randn(200, 576)), 576)
+    together = kernels.linear_int8(x, *weight)
+    for row in (0, 1, 64, 129):
+        assert torch.equal(kernels.linear_int8(x[row : row + 1], *weight)[0], together[row])
+    assert torch.equal(kernels.linear_int8(x[:7], *weight), together[:7])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threads_do_not_change_the_result(dtype: torch.dtype, native: Native) -> None:
+    first = native(dtype)
+    x, weight = torch.randn(40, 576).to(dtype), packed(first, quantize_weight(torch.randn(500, 576)), 576)
+    expected = first.linear_int8(x, *weight)
+    for count in (1, 2, 3, 8):
+        kernels = cpu.CpuKernels(dtype, num_threads=count)
+        for _ in range(10):
+            assert torch.equal(kernels.linear_int8(x, *weight), expected)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [5, 70])
+def test_what_is_not_finite_shows(bad: float, place: int, native: Native) -> None:
+    kernels, weight = native(torch.float32), quantize_weight(torch.randn(40, 72))
+    x = torch.randn(3, 72)
+    x[1, place] = bad
+    for product in (kernels.linear_int8(x, *packed(kernels, weight, 72)), reference.linear_int8(x, *weight)):
+        assert product[1].isnan().all()
+        assert product[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("depth", [37, 64, 102])
+@pytest.mark.parametrize("width", [1, 15, 16, 33, 100])
+def test_rows_of_a_packed_weight_are_found_again(width: int, depth: int, dtype: torch.dtype, native: Native) -> None:
+    kernels, weight = native(dtype), quantize_weight(torch.randn(width, depth))
+    ids = torch.randint(0, width, (50,))
+    expected = reference.gather_rows_int8(*weight, ids, depth, dtype)
+    inside = packed(kernels, weight, depth)
+    assert torch.equal(kernels.gather_rows_int8(*inside, ids, depth, dtype), expected)
+    with pytest.raises(ValueError, match=f"row_ids: expected 0 to {width - 1}, got 0 to {width}"):
+        kernels.gather_rows_int8(*inside, torch.tensor([0, width]), depth, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_group_of_rows_goes_with_its_own_weight(dtype: torch.dtype, native: Native) -> None:
+    kernels, weight = native(dtype), quantize_weight(torch.randn(3, 70, 40))
+    x, bias, counts = torch.randn(9, 40).to(dtype), torch.randn(3, 70).to(dtype), torch.tensor([4, 0, 5])
+    product = kernels.grouped_linear_int8(x, *packed(kernels, weight, 40), bias, counts)
+    for group, rows in ((0, slice(0, 4)), (2, slice(4, 9))):
+        one = packed(kernels, (weight[0][group], weight[1][group]), 40)
+        assert torch.equal(product[rows], kernels.linear_int8(x[rows], *one, bias[group]))
+    torch.testing.assert_close(product, reference.grouped_linear_int8(x, *weight, bias, counts))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(7, 1), (50, 31), (40, 64), (33, 102), (3, 20, 70)])
+def test_weights_become_the_same_integers(shape: tuple[int, ...], dtype: torch.dtype, native: Native) -> None:
+    weight = (torch.randn(shape) * torch.logspace(-20, 20, shape[-2]).unsqueeze(-1)).to(dtype)
+    weight[..., 0, :], weight[..., 1, 0] = 0, 3e38
+    for ours, expected in zip(native(dtype).quantize_weight(weight), quantize_weight(weight), strict=True):
+        assert ours.shape == expected.shape
+        assert torch.equal(ours, expected)
+
+
+def test_a_weight_comes_back_within_half_a_step() -> None:
+    weight = torch.randn(50, 70) * torch.logspace(-6, 6, 50).unsqueeze(1)
+    numbers, scale = quantize_weight(weight)
+    assert numbers.shape == (50, 72)
+    assert scale.shape == (50, 3)
+    assert not numbers[:, 70:].any()
+    assert numbers.abs().amax() <= 127
+    turned = turned_groups(weight)
+    turned[:, :2] /= 32
+    steps = scale.float().unsqueeze(-1)
+    integers = torch.nn.functional.pad(numbers.float(), (0, 24)).unflatten(-1, (3, 32))
+    assert ((integers * steps - turned).abs() <= steps * 0.5001).all()
+    # Turned back, an error of half a step in each of 32 numbers adds up to 16 steps at most.
+    error = (dequantize_rows(numbers, scale, 70) - weight).abs()
+    assert (error <= 16.01 * scale.float().repeat_interleave(32, -1)[:, :70]).all()
+
+
+def test_turning_leaves_products_as_they_are() -> None:
+    a, b = torch.randn(6, 96, dtype=torch.float64), torch.randn(7, 96, dtype=torch.float64)
+    turned = turned_groups(a).flatten(1) @ turned_groups(b).flatten(1).t() / 32
+    torch.testing.assert_close(turned, a @ b.t())
+
+
+def test_zeros_stay_zeros() -> None:
+    numbers, scale = quantize_weight(torch.zeros(3, 40))
+    assert not numbers.any()
+    assert not reference.linear_int8(torch.zeros(2, 40), numbers, scale).any()
+
+
+def test_no_rows(native: Native) -> None:
+    kernels, weight = native(torch.float32), quantize_weight(torch.randn(4, 8))
+    assert kernels.linear_int8(torch.zeros(0, 8), *weight).shape == (0, 4)
+    assert reference.linear_int8(torch.zeros(0, 8), *weight).shape == (0, 4)
+
+
+def test_what_does_not_fit_is_refused(native: Native) -> None:
+    kernels = native(torch.float32)
+    x, (weight, scale) = torch.zeros(2, 40), quantize_weight(torch.zeros(4, 40))
+    with pytest.raises(ValueError, match=r"quantized\.weight: expected contiguous torch\.int8 \[4, 40\]"):
+        kernels.linear_int8(x, quantize_weight(torch.zeros(4, 44))[0], scale)
+    with pytest.raises(ValueError, match=r"quantized\.weight"):
+        kernels.linear_int8(x, weight.float(), scale)
+    with pytest.raises(ValueError, match=r"quantized\.weight"):
+        kernels.linear_int8(x, torch.zeros(40, 4, dtype=torch.int8).t(), scale)
+    with pytest.raises(ValueError, match=r"quantized\.scale: expected contiguous torch\.bfloat16 \[4, 2\]"):
+        kernels.linear_int8(x, weight, scale.float())
+    with pytest.raises(ValueError, match=r"quantized\.scale"):
+        kernels.linear_int8(x, weight, scale[:, :1])
+    with pytest.raises(ValueError, match="x: expected"):
+        kernels.linear_int8(x.double(), weight, scale)
+    with pytest.raises(ValueError, match="bias"):
+        kernels.linear_int8(x, weight, scale, torch.zeros(5))
+    with pytest.raises(ValueError, match="residual"):
+        kernels.linear_int8(x, weight, scale, None, torch.zeros(4, 2))
+    with pytest.raises(ValueError, match="weight: expected"):
+        kernels.quantize_weight(torch.zeros(4, 40).bfloat16())
+    with pytest.raises(ValueError, match="weight: expected"):
+        kernels.quantize_weight(torch.zeros(40, 4).t())
+    with pytest.raises(ValueError, match="dtype: expected"):
+        kernels.gather_rows_int8(weight, scale, torch.tensor([0]), 40, torch.float16)
+    with pytest.raises(ValueError, match=r"quantized\.weight"):
+        kernels.pack_int8(weight, scale, 36)
