@@ -81,7 +81,7 @@ def test_models_can_be_named_without_a_flag(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("checkpoints.resolve.resolve_model", Path)
     monkeypatch.setattr("server.served_model.load_served_model", load)
-    monkeypatch.setattr("server.run.serve", lambda http, models: 0)
+    monkeypatch.setattr("server.run.serve", lambda *given: 0)
     assert main(["serve", "demo", "small=/a", "--model", "big=/b", "--preset", "demo"]) == 0
     assert seen == {"demo": "demo", "small": "/a", "big": "/b"}, "the preset's own model is not among them twice"
     seen.clear()
