@@ -18,13 +18,18 @@ PHONE = {"width": 390, "height": 844}
 
 
 def launch(playwright: Playwright) -> Browser:
-    """The system's Chromium; without one the test is skipped, but not in CI, which installs it."""
+    """The system's Chromium, see find_browser."""
+    return playwright.chromium.launch(executable_path=find_browser(), args=ARGUMENTS)
+
+
+def find_browser() -> str:
+    """Path of the system's Chromium; without one the test is skipped, but not in CI, which installs it."""
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     if path is None:
         if os.environ.get("CI"):
             pytest.fail("no Chromium is installed: .ci/run installs it")
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    return playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+    return path
 
 
 class Visit:

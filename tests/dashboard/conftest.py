@@ -7,15 +7,16 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from checkpoints.cache import cache_folder
-from tests.dashboard.browser import Visit, launch, visiting
+from tests.dashboard.browser import Visit, find_browser, launch, visiting
 from tests.e2e.conftest import TOKENIZER_FILES, demo_folder, tiny_folder  # noqa: F401  fixtures
 from tests.e2e.server_process import ServerProcess
 
 CACHE = ("--kv-cache-memory-bytes", "2MiB", "--max-model-len", "512")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Closed after each file: as long as Playwright runs, the thread has a running event loop, and no test its own."""
     with sync_playwright() as playwright:
         browser = launch(playwright)
         yield browser
@@ -24,11 +25,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def server(
-    browser: Browser,
     tiny_folder: Path,  # noqa: F811
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ServerProcess]:
-    """Two models of random weights, side by side; asked for after the browser, so that nothing starts without one."""
+    """Two models of random weights, side by side; not started where there is no browser."""
+    find_browser()
     folder = tmp_path_factory.mktemp("dashboard")
     cache = folder / "cache"
     cache.mkdir()

@@ -72,7 +72,7 @@ def most_at_once(core: EngineCore, num_requests: int) -> int:
     return most
 
 
-@pytest.mark.parametrize("kv_watermark", [0.0, 0.05])
+@pytest.mark.parametrize("kv_watermark", [0.0, pytest.param(0.05, marks=pytest.mark.soak)])
 def test_the_same_bytes_hold_three_and_nine_times_as_many(
     variants: dict[int, Path], load: Callable[..., EngineCore], kv_watermark: float
 ) -> None:
