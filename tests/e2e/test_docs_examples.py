@@ -35,4 +35,4 @@ def test_tools(tiny_folder: Path, tmp_path: Path) -> None:
     args = ("--model", f"tiny={folder}", "--kv-cache-memory-bytes", "50000000")
     with ServerProcess(*args, log=tmp_path / "log") as server:
         printed = run_example("tools.md", server.wait_ready().url, "tiny")
-    assert re.search(r'get_weather \{\s*"city":\s*"(Rome|Oslo)"', printed)
+    assert re.search(r'get_weather \{\s*"city"\s*:\s*"(Rome|Oslo)"', printed), printed
