@@ -54,7 +54,8 @@ def test_those_who_find_no_place_as_told_come_before_the_line_one_after_the_othe
     assert [places.promise_next(name, 1.0) for name in "ab"] == pytest.approx([1.0, 2.0])
     assert places.claim("a", 2.0)
     assert places.claim("b", 3.0)
-    assert told(places, 3.0, 1) == pytest.approx([8.0])
+    # Ten stand in the line still, and need ten seconds from now on; the next place is after theirs.
+    assert told(places, 3.0, 1) == pytest.approx([11.0])
 
 
 def test_a_place_is_kept_until_a_moment_after_its_time_and_given_once() -> None:
