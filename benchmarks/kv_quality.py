@@ -8,14 +8,10 @@ than 8 bits: the run with another set of kernels (PyTorch's, and nothing else di
 rounding of activations no longer hides what the cache does.
 """
 
-import json
-import sys
 from argparse import Namespace
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
-from benchmarks.quality import compare, make_report, parse_arguments, predict, table
+from benchmarks.quality import predict, run_all
 from engine.request import TokenLogprobs
 from headcount import LLM
 
@@ -43,16 +39,7 @@ RUNS = (
 
 
 def main() -> None:
-    args = parse_arguments(__doc__)
-    rows: list[dict[str, Any]] = []
-    baselines: dict[str, list[TokenLogprobs]] = {}
-    for run in RUNS:
-        row, entries = measure(run, args)
-        rows.append(row | compare(entries, baselines.setdefault(run.dtype, entries)))
-        print(json.dumps(rows[-1]), file=sys.stderr)
-    Console().print(table(rows, COLUMNS))
-    if args.output:
-        args.output.write_text(json.dumps(make_report(args, rows), indent=2) + "\n")
+    run_all(__doc__, RUNS, measure, COLUMNS)
 
 
 def measure(run: Run, args: Namespace) -> tuple[dict[str, Any], list[TokenLogprobs]]:

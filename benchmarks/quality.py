@@ -6,15 +6,18 @@ about Python, with its examples. Its SHA-256 stands in the report, since Python'
 
 import argparse
 import hashlib
+import json
 import math
 import platform
 import pydoc_data.topics
 import shlex
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from engine.request import TokenLogprobs
@@ -67,6 +70,32 @@ def compare(entries: list[TokenLogprobs], baseline: list[TokenLogprobs]) -> dict
         "top1_agreement": round(same / len(pairs), 6),
         "mean_logprob_change": round(shift / len(pairs), 6),
     }
+
+
+def run_all(
+    description: str | None,
+    runs: Sequence[Any],
+    measure: Callable[[Any, argparse.Namespace], tuple[dict[str, Any], list[TokenLogprobs]]],
+    columns: tuple[str, ...],
+) -> None:
+    """Measure every run, and show and write what was found.
+
+    Args:
+        description: of the command.
+        runs: each with a dtype; the first one of a dtype is what the others are compared with.
+        measure: a run's facts, and what its model says of the text.
+        columns: to show.
+    """
+    args = parse_arguments(description)
+    rows: list[dict[str, Any]] = []
+    baselines: dict[str, list[TokenLogprobs]] = {}
+    for run in runs:
+        row, entries = measure(run, args)
+        rows.append(row | compare(entries, baselines.setdefault(run.dtype, entries)))
+        print(json.dumps(rows[-1]), file=sys.stderr)
+    Console().print(table(rows, columns))
+    if args.output:
+        args.output.write_text(json.dumps(make_report(args, rows), indent=2) + "\n")
 
 
 def make_report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,14 +8,10 @@ but the set of kernels differs, is in benchmarks/results/kv_quality.json. In flo
 hides what 8-bit weights do.
 """
 
-import json
-import sys
 from argparse import Namespace
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
-from benchmarks.quality import compare, make_report, parse_arguments, predict, table
+from benchmarks.quality import predict, run_all
 from engine.request import TokenLogprobs
 from headcount import LLM
 
@@ -34,16 +30,7 @@ RUNS = (Run("bfloat16"), Run("bfloat16", "int8"), Run("float32"), Run("float32",
 
 
 def main() -> None:
-    args = parse_arguments(__doc__)
-    rows: list[dict[str, Any]] = []
-    baselines: dict[str, list[TokenLogprobs]] = {}
-    for run in RUNS:
-        row, entries = measure(run, args)
-        rows.append(row | compare(entries, baselines.setdefault(run.dtype, entries)))
-        print(json.dumps(rows[-1]), file=sys.stderr)
-    Console().print(table(rows, COLUMNS))
-    if args.output:
-        args.output.write_text(json.dumps(make_report(args, rows), indent=2) + "\n")
+    run_all(__doc__, RUNS, measure, COLUMNS)
 
 
 def measure(run: Run, args: Namespace) -> tuple[dict[str, Any], list[TokenLogprobs]]:

@@ -15,3 +15,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--patience", type=float, default=1.0, help="factor on limits of time, for a machine that others use"
     )
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Tests marked anyio run on asyncio, as the server does."""
+    return "asyncio"

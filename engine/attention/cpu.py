@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from engine.attention.slopes import slopes_of_layers
 from engine.batch import BatchTensors
 from engine.kernels import cpu
 from engine.kernels.base import PagedStep
@@ -23,10 +24,7 @@ class CpuBackend:
         self._caches = [storage.layer(layer_idx) for layer_idx in range(spec.num_layers)]
         self._groups = storage.geometry.group_indices
         self._num_threads = torch.get_num_threads()
-        self._slopes = {
-            slopes: torch.tensor(slopes, dtype=torch.float32)
-            for slopes in {layer.alibi_slopes for layer in spec.layers if layer.alibi_slopes}
-        }
+        self._slopes = slopes_of_layers(spec, torch.device("cpu"))
         self._batch: BatchTensors | None = None
 
     @staticmethod
@@ -62,8 +60,7 @@ class CpuBackend:
         """
         batch, layer = self._planned(), self._spec.layers[layer_idx]
         cache, group = self._caches[layer_idx], self._groups[layer_idx]
-        slopes = None if layer.alibi_slopes is None else self._slopes[layer.alibi_slopes]
-        scoring = Scoring(layer.softmax_scale, layer.sliding_window, layer.softcap, slopes, sinks)
+        scoring = Scoring(layer.softmax_scale, layer.sliding_window, layer.softcap, self._slopes[layer_idx], sinks)
         tables = Tables(batch.block_tables[group], batch.cu_seqlens_q, batch.seq_lens)
         store_kv(k, v, cache, batch.slot_mapping[group], self._num_threads)
         return paged_attention(q, cache, tables, scoring, self._num_threads).flatten(1)

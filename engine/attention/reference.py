@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from engine.attention.slopes import slopes_of_layers
 from engine.batch import BatchTensors
 from engine.kernels import reference, reference_attention
-from engine.models.spec import DecoderSpec, LayerSpec
+from engine.models.spec import DecoderSpec
 from kvcache.storage import KVStorage
 
 MIN_FILL = 0.75
@@ -62,11 +63,7 @@ class ReferenceBackend:
         self._slot_mapping = torch.empty(0)
         self._batches: list[Batched] = []
         self._keys: dict[tuple[int, int | None], list[Keys]] = {}
-        device = storage.k(0).device
-        self._slopes = {
-            slopes: torch.tensor(slopes, dtype=torch.float32, device=device)
-            for slopes in {layer.alibi_slopes for layer in spec.layers if layer.alibi_slopes}
-        }
+        self._slopes = slopes_of_layers(spec, storage.k(0).device)
 
     @staticmethod
     def objections(
@@ -103,16 +100,15 @@ class ReferenceBackend:
                 keys.mask,
                 softmax_scale=layer.softmax_scale,
                 softcap=layer.softcap,
-                bias=self._alibi_bias(layer, batched, keys),
+                bias=self._alibi_bias(layer_idx, batched, keys),
                 sinks=sinks,
             )
             out[batched.token_idx] = attended.flatten(0, 1)
         return out.flatten(1)
 
-    def _alibi_bias(self, layer: LayerSpec, batched: Batched, keys: Keys) -> Tensor | None:
-        if layer.alibi_slopes is None:
-            return None
-        return reference_attention.alibi_bias(self._slopes[layer.alibi_slopes], batched.positions, keys.places)
+    def _alibi_bias(self, layer_idx: int, batched: Batched, keys: Keys) -> Tensor | None:
+        slopes = self._slopes[layer_idx]
+        return None if slopes is None else reference_attention.alibi_bias(slopes, batched.positions, keys.places)
 
     def _build_batch(self, batch: BatchTensors, seqs: list[int]) -> Batched:
         device, query_len = batch.positions.device, batch.query_lens[seqs[0]]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from engine.attention.slopes import slopes_of_layers
 from engine.batch import BatchTensors
 from engine.kernels import triton
 from engine.kernels.triton.plan import AttentionPlan, PagedInputs, ScoreOptions
@@ -25,10 +26,7 @@ class TritonBackend:
         self._device = storage.layer(0).k.device
         self._store_kv, self._attend = triton.load_kernels().store_kv, triton.load_attend()
         self._step: tuple[BatchTensors, AttentionPlan] | None = None
-        self._slopes = {
-            slopes: torch.tensor(slopes, dtype=torch.float32, device=self._device)
-            for slopes in {layer.alibi_slopes for layer in spec.layers if layer.alibi_slopes}
-        }
+        self._slopes = slopes_of_layers(spec, self._device)
 
     @staticmethod
     def objections(
@@ -60,10 +58,9 @@ class TritonBackend:
         layer, group = self._spec.layers[layer_idx], self._groups[layer_idx]
         cache = self._storage.layer(layer_idx)
         self._store_kv(k, v, cache, batch.slot_mapping[group])
-        slopes = None if layer.alibi_slopes is None else self._slopes[layer.alibi_slopes]
         out = self._attend(
             PagedInputs(q, cache, batch.block_tables[group], batch.cu_seqlens_q, batch.seq_lens),
-            ScoreOptions(layer.softmax_scale, layer.sliding_window, layer.softcap, slopes, sinks),
+            ScoreOptions(layer.softmax_scale, layer.sliding_window, layer.softcap, self._slopes[layer_idx], sinks),
             plan,
         )
         return out.flatten(1)

@@ -15,11 +15,6 @@ pytestmark = pytest.mark.anyio
 BLOCKS = BlocksAnswer(AskBlocks(), BlockSnapshot(1, 4, [], []))
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def ask(open_questions: questions.OpenQuestions, number: int) -> list[asyncio.Task[Any]]:
     tasks = [asyncio.create_task(open_questions.ask(AskBlocks(), BlocksAnswer)) for _ in range(number)]
     await asyncio.sleep(0)

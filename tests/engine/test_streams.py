@@ -14,11 +14,6 @@ from tests.engine.tiny_models import make_request, prompt
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def open_streams(aborted: list[str] | None = None, **settings: Any) -> OpenStreams:
     closed = aborted if aborted is not None else []
     return OpenStreams(SchedulerSettings(**settings), on_close=closed.append)

@@ -10,11 +10,6 @@ from engine.watchdog import Watchdog
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def hangs_within(watchdog: Watchdog, seconds: float, *, steps: bool = False) -> bool:
     task = asyncio.create_task(watchdog.wait_for_hang())
     deadline_s = time.monotonic() + seconds

@@ -20,11 +20,6 @@ pytestmark = pytest.mark.anyio
 KEY = "s3cret-ключ"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def answer(scope: Any, receive: Any, send: Any) -> None:
     """An application that lets everybody in."""
     await send({"type": "http.response.start", "status": 200, "headers": []})

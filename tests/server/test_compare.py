@@ -26,11 +26,6 @@ BODY = {"model": "tiny", "num_kv_heads": [9, 3, 1], "num_requests": 4, "concurre
 STEP = Progress("load", 9, 1, 4)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class CompareServer(FakeServer):
     """A server whose comparisons end when `gate` is set."""
 

@@ -16,16 +16,6 @@ BODY: dict[str, Any] = {"model": "tiny", "prompt": "hi", "max_tokens": 50}
 Answer = dict[str, Any]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> FakeServer:
-    return FakeServer(tmp_path)
-
-
 async def post(server: FakeServer, **fields: Any) -> Any:
     async with connect(server.app) as client:
         return await client.post("/v1/completions", json={**BODY, **fields})

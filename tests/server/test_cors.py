@@ -15,11 +15,6 @@ PAGE = "https://page.example"
 PREFLIGHT = {"Origin": PAGE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_nothing_is_said_to_other_pages_by_default(tmp_path: Path) -> None:
     async with connect(FakeServer(tmp_path).app) as client:
         answers = [

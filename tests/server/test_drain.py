@@ -12,11 +12,6 @@ from tests.server.test_streaming import CHAT, Connection, joined, until_open
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_new_requests_are_refused_and_running_ones_finish(tmp_path: Path) -> None:
     server = FakeServer(tmp_path, is_manual=True)
     running = Connection(server, CHAT, stream=True)

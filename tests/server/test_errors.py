@@ -25,11 +25,6 @@ from tests.server.stand_ins import FakeState, connect, make_app
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
     role: Literal["user", "system"]

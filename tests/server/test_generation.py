@@ -17,11 +17,6 @@ from tests.server.stand_ins import SMOLLM2
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def make_choices(server: FakeServer, number: int) -> list[Choice]:
     model = server.state.models["tiny"]
     choices = []

@@ -16,11 +16,6 @@ from tests.server.stand_ins import connect
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class HeadsServer(FakeServer):
     """A server whose engine answers with the indices of the layers that it is asked for."""
 

@@ -11,11 +11,6 @@ from tests.server.stand_ins import FakeClient, FakeState, connect, make_app, mak
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def get(state: FakeState, path: str) -> Any:
     async with connect(make_app(state, health.router)) as client:
         return await client.get(path)

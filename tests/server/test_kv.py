@@ -15,11 +15,6 @@ pytestmark = pytest.mark.anyio
 BLOCK_BYTES = 16 * 23_040
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def report(**clients: FakeClient) -> list[dict[str, Any]]:
     async with connect(make_app(FakeState(**clients), kv.router)) as client:
         response = await client.get("/v1/kv")

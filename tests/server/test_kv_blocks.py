@@ -16,11 +16,6 @@ from tests.server.stand_ins import SMOLLM2, FakeClient, FakeModel, FakeState, co
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def client_with_blocks() -> FakeClient:
     """Ten blocks: 7 is shared by a and b, 2 and 3 are a's, 5 is b's, 8 and 9 are cached, the rest is free."""
     client = FakeClient(make_info(num_blocks=10))

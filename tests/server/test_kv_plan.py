@@ -14,11 +14,6 @@ GIB = 1 << 30
 DEMO = {"layers": [{"num_layers": 30, "num_q_heads": 9, "num_kv_heads": 3, "head_dim": 64}], "memory_bytes": GIB}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def post(body: Any) -> tuple[int, Any]:
     async with connect(make_app(FakeState(), kv_plan.router)) as client:
         response = await client.post("/v1/kv/plan", json=body)

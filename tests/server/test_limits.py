@@ -21,11 +21,6 @@ pytestmark = pytest.mark.anyio
 LIMIT = 10
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def repeat(request: Request) -> PlainTextResponse:
     return PlainTextResponse(await request.body())
 

@@ -19,11 +19,6 @@ GEOMETRY = {
 }
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def base(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "headcount"}
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,16 +15,6 @@ GENERATION = {
     "/v1/completions": {"model": "tiny", "prompt": "hi", "logprobs": 1, "prompt_logprobs": 1, "max_tokens": 3},
     "/v1/chat/completions": {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "logprobs": True},
 }
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> FakeServer:
-    return FakeServer(tmp_path)
 
 
 def test_every_reference_leads_somewhere(server: FakeServer) -> None:

@@ -20,11 +20,6 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def with_receipts(request: Request) -> list[TokenDelta]:
     """Five tokens; the request holds a block more with each of them, and gives one back at last."""
     deltas = deltas_of(request, [i for letter in "hello" for i in encode(letter)], cached=16)

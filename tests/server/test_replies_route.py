@@ -31,11 +31,6 @@ CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 HI = [{"role": "user", "content": "hi"}]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def serve(folder: Path, *args: Any, **options: Any) -> FakeServer:
     """A fake engine with room for prompts of byte tokens."""
     server = FakeServer(folder, *args, **options)

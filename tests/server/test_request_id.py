@@ -14,11 +14,6 @@ from tests.server.stand_ins import connect
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def tell(request: Request) -> PlainTextResponse:
     return PlainTextResponse(request.state.request_id, headers={"X-Request-Id": "overwritten"})
 

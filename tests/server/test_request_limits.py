@@ -15,11 +15,6 @@ pytestmark = pytest.mark.anyio
 BODY = {"model": "tiny", "prompt": "hi", "max_tokens": 50}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def post(server: FakeServer, **fields: Any) -> Any:
     async with connect(server.app) as client:
         return await client.post("/v1/completions", json={**BODY, **fields})

@@ -16,11 +16,6 @@ pytestmark = pytest.mark.anyio
 BLOCK_BYTES = 16 * 23_040
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def client_with_requests() -> FakeClient:
     client = FakeClient(make_info())
     for name, status, num_blocks in (

@@ -21,11 +21,6 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def salt(api_key: str | None, cache_salt: str | None) -> str:
     state = SimpleNamespace(key_identity=key_identity(api_key.encode())) if api_key else SimpleNamespace()
     return prefix_salt(cast(Any, SimpleNamespace(state=state)), cache_salt)

@@ -22,16 +22,6 @@ COMPLETIONS, CHAT = ROUTES
 Body = dict[str, Any]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> FakeServer:
-    return FakeServer(tmp_path)
-
-
 async def stream(server: FakeServer, route: str, **fields: Any) -> list[Body]:
     async with connect(server.app) as client:
         response = await client.post(route, json={**ROUTES[route], **fields, "stream": True})

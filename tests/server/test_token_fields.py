@@ -23,16 +23,6 @@ HI = [{"role": "user", "content": "hi"}]
 ROUTES = ("/v1/completions", "/v1/chat/completions")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> FakeServer:
-    return FakeServer(tmp_path)
-
-
 async def post(server: FakeServer, path: str = "/v1/completions", **fields: Any) -> Any:
     prompt = {"prompt": "hi", "max_tokens": 50} if path == "/v1/completions" else {"messages": HI}
     async with connect(server.app) as client:

@@ -1,6 +1,5 @@
 """POST /tokenize and /detokenize."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +11,6 @@ from tests.server.stand_ins import connect
 pytestmark = pytest.mark.anyio
 
 HI = [{"role": "user", "content": "hi"}]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> FakeServer:
-    return FakeServer(tmp_path)
 
 
 async def post(server: FakeServer, path: str, **fields: Any) -> Any:

@@ -25,11 +25,6 @@ BUILDERS: dict[str, Callable[[], tokenizers.Tokenizer]] = {
 BYTEWISE = [name for name in BUILDERS if name != "word-pieces"]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
     return {name: Tokenizer(tiny.save(build(), tmp_path_factory.mktemp(name))) for name, build in BUILDERS.items()}

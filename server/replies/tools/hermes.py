@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from server.replies.tools.parser import NO_CALL, After, Opening, Spell, ToolParser, free_rules, skip_blanks
+from server.replies.tools.parser import After, Opening, Spell, ToolParser, free_rules, opening_at_brace, skip_blanks
 
 END = "</tool_call>"
 
@@ -29,10 +29,7 @@ class HermesParser(ToolParser):
         return body + f'one: {begin} body\nseveral: one ("\\n" one)*\n' + free_rules(begin)
 
     def _opening(self, rest: str) -> Opening | None:
-        num_blanks = skip_blanks(rest)
-        if num_blanks == len(rest):
-            return None
-        return Opening(num_blanks) if rest[num_blanks] == "{" else NO_CALL
+        return opening_at_brace(rest)
 
     def _after(self, rest: str) -> After | None:
         num_blanks = skip_blanks(rest)

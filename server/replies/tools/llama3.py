@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Sequence
 
-from server.replies.tools.parser import NO_CALL, After, Opening, Part, Spell, ToolParser, skip_blanks
+from server.replies.tools.parser import After, Opening, Part, Spell, ToolParser, opening_at_brace, skip_blanks
 
 
 class Llama3Parser(ToolParser):
@@ -47,10 +47,7 @@ class Llama3Parser(ToolParser):
         return []
 
     def _opening(self, rest: str) -> Opening | None:
-        num_blanks = skip_blanks(rest)
-        if num_blanks == len(rest):
-            return None
-        return Opening(num_blanks) if rest[num_blanks] == "{" else NO_CALL
+        return opening_at_brace(rest)
 
     def _after(self, rest: str) -> After | None:
         num_chars = skip_blanks(rest)

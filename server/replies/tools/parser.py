@@ -242,6 +242,14 @@ def _arguments_text(arguments: Any, scanner: ObjectScanner) -> str | None:
     return arguments if is_object else None
 
 
+def opening_at_brace(rest: str) -> Opening | None:
+    """Where a call is an object right behind the marker; see ToolParser._opening."""
+    num_blanks = skip_blanks(rest)
+    if num_blanks == len(rest):
+        return None
+    return Opening(num_blanks) if rest[num_blanks] == "{" else NO_CALL
+
+
 def skip_blanks(text: str) -> int:
     """Blanks that `text` begins with."""
     return len(text) - len(text.lstrip())

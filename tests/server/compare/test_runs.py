@@ -21,11 +21,6 @@ Work = Callable[[Callable[[Event], None]], Any]
 STEP = Progress("load", 9, 1, 4)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Place:
     """Comparisons whose work is the test's own."""
 

@@ -15,11 +15,6 @@ from tests.server.compare.small_jobs import make_job, write_model
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("HEADCOUNT_CACHE_DIR", str(tmp_path / "cache"))

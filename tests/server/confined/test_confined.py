@@ -23,11 +23,6 @@ LONG = "{% for i in range(1200) %}{{ '0123456789' * 1000 }}{% endfor %}"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def process() -> AsyncIterator[ConfinedProcess]:
     made = ConfinedProcess(limit_s=0.4)
     yield made

@@ -20,11 +20,6 @@ pytestmark = pytest.mark.anyio
 KEY = "s3cret"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def pages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths that reach the pages, which say "page"; NiceGUI is one for a whole process, so it is left out here."""

@@ -5,6 +5,7 @@
  * and an instruction and a half for each vector of products however many rows x has. A task is a few panels that fit
  * in the second-level cache: they come from memory once, whatever the number of x's rows. x is widened once.
  */
+#include "epilogue.h"
 #include "kernels.h"
 
 #define BLOCK_BYTES (256 * 1024)  /* of W in a task at most */
@@ -106,9 +107,9 @@ EXPORT void hc_gather_rows(int dtype, const void *weight, const int64_t *row_ids
 
 typedef struct {
     const float *x; /* [num_rows, depth] */
-    const void *weight, *bias, *residual;
-    void *y;
-    int64_t num_rows, width, depth; /* W is [width, depth] */
+    const void *weight; /* [end.width, depth] */
+    Epilogue end;
+    int64_t num_rows, depth;
     int64_t panels_per_task;
     int failed;
 } Job;
@@ -145,29 +146,12 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
     }
 }
 
-/* y's row = sums + bias + residual, rounded once. Columns [start, start + count). */
-INLINE void finish_row(const int dtype, const Job *job, const float *sums, int64_t row, int64_t start, int64_t count) {
-    int64_t base = row * job->width + start, i = 0;
-    for (; i + VL <= count; i += VL) {
-        vf sum = load(sums + i);
-        if (job->bias) sum += load_vec(job->bias, start + i, dtype);
-        if (job->residual) sum += load_vec(job->residual, base + i, dtype);
-        store_vec(job->y, base + i, sum, dtype);
-    }
-    for (; i < count; i++) {
-        float sum = sums[i];
-        if (job->bias) sum += load_one(job->bias, start + i, dtype);
-        if (job->residual) sum += load_one(job->residual, base + i, dtype);
-        store_one(job->y, base + i, sum, dtype);
-    }
-}
-
 /* `rows` and `panels` are constants; `count` columns of them are W's, the rest is padding. */
 INLINE void strip(const int rows, const int panels, const int dtype, const Job *job, const void *w, int64_t row,
                   int64_t start, int64_t count) {
     float sums[TILE_ROWS * TILE_PANELS * PANEL];
     panel_tile(rows, panels, dtype, job->x + row * job->depth, w, job->depth, sums);
-    for (int m = 0; m < rows; m++) finish_row(dtype, job, sums + m * panels * PANEL, row + m, start, count);
+    for (int m = 0; m < rows; m++) finish_row(dtype, &job->end, sums + m * panels * PANEL, row + m, start, count);
 }
 
 /* Few rows go with several panels at once: each sum waits for its last product, and the others fill the time. */
@@ -196,7 +180,7 @@ INLINE int64_t multiply(const int dtype, const Job *job, const void *w, int64_t 
 
 /* Rows of W that make up no panel, as one that is filled up with zeros. */
 INLINE void multiply_rest(const int dtype, Job *job) {
-    int64_t start = job->width / PANEL * PANEL, count = job->width - start;
+    int64_t start = job->end.width / PANEL * PANEL, count = job->end.width - start;
     void *panel = calloc((size_t)(PANEL * job->depth), (size_t)size_of(dtype));
     if (!panel) {
         __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
@@ -208,7 +192,7 @@ INLINE void multiply_rest(const int dtype, Job *job) {
 }
 
 INLINE void block(const int dtype, Job *job, int64_t i) {
-    int64_t num_panels = job->width / PANEL, first = i * job->panels_per_task;
+    int64_t num_panels = job->end.width / PANEL, first = i * job->panels_per_task;
     int64_t last = min64(first + job->panels_per_task, num_panels);
     if (first >= num_panels) {
         multiply_rest(dtype, job);
@@ -279,11 +263,8 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
         Job job = {
             .x = wide ? wide : (const float *)x + row * depth,
             .weight = weight,
-            .bias = bias,
-            .residual = residual ? at(residual, row * width, dtype) : NULL,
-            .y = at_mut(y, row * width, dtype),
+            .end = {bias, residual ? at(residual, row * width, dtype) : NULL, at_mut(y, row * width, dtype), width},
             .num_rows = rows,
-            .width = width,
             .depth = depth,
             .panels_per_task = size,
         };

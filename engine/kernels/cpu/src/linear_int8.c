@@ -5,6 +5,7 @@
  * of each of VL rows. A task is a few tiles of panels: a tile comes from memory once, and is in a near cache for all rows
  * of x but the first.
  */
+#include "epilogue.h"
 #include "groups8.h"
 #include "kernels.h"
 
@@ -92,9 +93,8 @@ static void round_rows(void *context, int64_t i) {
 typedef struct {
     Rounded x;
     Weight weight;
-    const void *bias, *residual;
-    void *y;
-    int64_t num_rows, width, tiles_per_task;
+    Epilogue end;
+    int64_t num_rows, tiles_per_task;
     int failed;
 } Job;
 
@@ -156,29 +156,12 @@ INLINE void tile(const int rows, const int panels, const Rounded *x, int64_t row
     }
 }
 
-/* y's row = sums + bias + residual, rounded once. Columns [start, start + count). */
-INLINE void finish_row(const int dtype, const Job *job, const float *sums, int64_t row, int64_t start, int64_t count) {
-    int64_t base = row * job->width + start, i = 0;
-    for (; i + VL <= count; i += VL) {
-        vf sum = load(sums + i);
-        if (job->bias) sum += load_vec(job->bias, start + i, dtype);
-        if (job->residual) sum += load_vec(job->residual, base + i, dtype);
-        store_vec(job->y, base + i, sum, dtype);
-    }
-    for (; i < count; i++) {
-        float sum = sums[i];
-        if (job->bias) sum += load_one(job->bias, start + i, dtype);
-        if (job->residual) sum += load_one(job->residual, base + i, dtype);
-        store_one(job->y, base + i, sum, dtype);
-    }
-}
-
 /* `rows` and `panels` are constants; `count` columns of them are W's, the rest is padding. */
 INLINE void strip(const int rows, const int panels, const int dtype, const Job *job, Weight w, int64_t row,
                   int64_t start, int64_t count) {
     float sums[TILE_ROWS * TILE_PANELS * PANEL];
     tile(rows, panels, &job->x, row, w, sums);
-    for (int m = 0; m < rows; m++) finish_row(dtype, job, sums + m * panels * PANEL, row + m, start, count);
+    for (int m = 0; m < rows; m++) finish_row(dtype, &job->end, sums + m * panels * PANEL, row + m, start, count);
 }
 
 #if TILE_ROWS == 6
@@ -205,7 +188,7 @@ INLINE void all_rows(const int panels, const int dtype, const Job *job, Weight w
 
 /* Rows of W that make up no panel, as one that is filled up with zeros. */
 INLINE void rest(const int dtype, Job *job) {
-    int64_t start = job->width / PANEL * PANEL, count = job->width - start;
+    int64_t start = job->end.width / PANEL * PANEL, count = job->end.width - start;
     int8_t *panel = make_panel(job->x.cut);
     if (!panel) {
         __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
@@ -217,7 +200,7 @@ INLINE void rest(const int dtype, Job *job) {
 }
 
 INLINE void block(const int dtype, Job *job, int64_t i) {
-    int64_t whole = job->width / PANEL * PANEL, row = i * job->tiles_per_task * TILE_WIDTH;
+    int64_t whole = job->end.width / PANEL * PANEL, row = i * job->tiles_per_task * TILE_WIDTH;
     if (row >= whole) {
         rest(dtype, job);
         return;
@@ -276,11 +259,8 @@ EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const 
         Job job = {
             .x = room,
             .weight = {weight, scale},
-            .bias = bias,
-            .residual = residual ? at(residual, row * width, dtype) : NULL,
-            .y = at_mut(y, row * width, dtype),
+            .end = {bias, residual ? at(residual, row * width, dtype) : NULL, at_mut(y, row * width, dtype), width},
             .num_rows = rows,
-            .width = width,
             .tiles_per_task = size,
         };
         run_tasks(dtype == FLOAT32 ? block_float32 : block_bfloat16, &job, num_tasks, num_threads);
