@@ -30,7 +30,7 @@ class ModelSettings(Settings):
     max_model_len: int | None = Field(default=None, ge=1)
     """Longest context (prompt and output) in tokens. Unset: what the model's config states."""
 
-    attention_backend: Literal["auto", "cpu", "varlen", "triton", "reference"] = "auto"
+    attention_backend: Literal["auto", "cpu", "varlen", "triton", "flashinfer", "reference"] = "auto"
     """Attention implementation. auto: for prefill and for decode the first one that has no objection to this model and
     device (varlen is PyTorch's own FlashAttention)."""
 

@@ -21,7 +21,7 @@ def observe(
     Gradients flow where the decoder runs on reference kernels.
     """
     batch = _one_sequence(token_ids, decoder.device)
-    attention = ObservedAttention(decoder.spec, on_weights, head_factors)
+    attention = ObservedAttention(decoder.spec, decoder.dtype, on_weights, head_factors)
     attention.plan(batch)
     return decoder(batch, attention)
 

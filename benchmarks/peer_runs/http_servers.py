@@ -81,11 +81,16 @@ def measure_http(
     seen: dict[str, list[LevelReport]] = {name: [] for name in urls}
     for _ in range(rounds + 1):
         for name, url in urls.items():
-            seen[name].append(asyncio.run(_round(url, bodies, streams)))
+            seen[name].append(closed_loop_round(url, bodies, streams))
     return {name: _medians(levels[1:]) for name, levels in seen.items()}
 
 
-async def _round(url: str, bodies: Iterator[dict[str, Any]], concurrency: int) -> LevelReport:
+def closed_loop_round(url: str, bodies: Iterator[dict[str, Any]], concurrency: int) -> LevelReport:
+    """Two requests for each of `concurrency` streams, four at least."""
+    return asyncio.run(_closed_loop_round(url, bodies, concurrency))
+
+
+async def _closed_loop_round(url: str, bodies: Iterator[dict[str, Any]], concurrency: int) -> LevelReport:
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits(max_connections=None)) as client:
         return sum_up(await run_closed_loop(client, bodies, concurrency, max(4, 2 * concurrency)), {})
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from engine.batch import BatchTensors
-from engine.kernels.base import PagedStep
+from engine.kernels.base import KVTarget, PagedStep
 from engine.models.spec import DecoderSpec
 from kvcache.storage import KVStorage
 
 
 class AttentionBackend(Protocol):
-    """Stores this step's keys and values in the paged cache and attends over it."""
+    """Says where this step's keys and values belong in the cache, and attends over it."""
 
     name: str
     grows_with_context: bool
@@ -48,14 +48,16 @@ class AttentionBackend(Protocol):
         """The cache and the planned step's tables, for kernels that run all layers at once; None: layer by layer."""
         ...
 
-    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
-        """Store k and v, then attend.
+    def kv_target(self, layer_idx: int) -> KVTarget:
+        """Where the layer writes keys and values of the step's tokens, before it calls `forward`."""
+        ...
+
+    def forward(self, layer_idx: int, q: Tensor, sinks: Tensor | None = None) -> Tensor:
+        """Attend over the layer's cache, which holds the step's own keys and values by now.
 
         Args:
             layer_idx: which layer's cache.
             q: [num_tokens, num_q_heads, k_head_dim].
-            k: [num_tokens, num_kv_heads, k_head_dim].
-            v: [num_tokens, num_kv_heads, v_head_dim].
             sinks: [num_q_heads], where the layer has them.
 
         Returns:

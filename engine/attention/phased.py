@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from engine.attention.base import AttentionBackend
+from engine.attention.paged import PagedBackend
 from engine.batch import BatchTensors
 from engine.models.spec import DecoderSpec
 from kvcache.storage import KVStorage
 
 
-class PhasedBackend:
+class PhasedBackend(PagedBackend):
     """What `combine` makes classes of."""
 
     name: str
@@ -21,7 +22,7 @@ class PhasedBackend:
     """For decodes, and for the rest."""
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
-        self._spec = spec
+        super().__init__(spec, storage)
         self._backends = [kind(spec, storage) for kind in self.kinds]
         self._parts: list[tuple[AttentionBackend, Tensor | None]] = []
 
@@ -34,6 +35,7 @@ class PhasedBackend:
 
     def plan(self, batch: BatchTensors) -> None:
         """Plan each backend's share; a step of one phase alone goes to its backend as it is."""
+        super().plan(batch)
         self._parts = []
         for backend, is_decode in zip(self._backends, (True, False), strict=True):
             seqs = [seq for seq, query_len in enumerate(batch.query_lens) if (query_len == 1) is is_decode]
@@ -45,25 +47,19 @@ class PhasedBackend:
                 backend.plan(part)
                 self._parts.append((backend, token_idx))
 
-    @property
-    def paged_step(self) -> None:
-        """It runs layer by layer."""
-        return None
-
-    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
+    def forward(self, layer_idx: int, q: Tensor, sinks: Tensor | None = None) -> Tensor:
         """See AttentionBackend.forward.
 
         Raises:
             RuntimeError: no step is planned.
         """
-        if not self._parts:
-            raise RuntimeError("the backend was asked to run before it planned a step")
+        self._planned()
         first, token_idx = self._parts[0]
         if token_idx is None:
-            return first.forward(layer_idx, q, k, v, sinks)
+            return first.forward(layer_idx, q, sinks)
         out = q.new_empty(q.shape[0], self._spec.layers[layer_idx].o_width)
         for backend, token_idx in self._parts:
-            out[token_idx] = backend.forward(layer_idx, q[token_idx], k[token_idx], v[token_idx], sinks)
+            out[token_idx] = backend.forward(layer_idx, q[token_idx], sinks)
         return out
 
 

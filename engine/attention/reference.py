@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from engine.attention.paged import PagedBackend
 from engine.attention.slopes import slopes_of_layers
 from engine.batch import BatchTensors
-from engine.kernels import reference, reference_attention
+from engine.kernels import reference_attention
 from engine.models.spec import DecoderSpec
 from kvcache.storage import KVStorage
 
@@ -47,7 +48,7 @@ class Keys(NamedTuple):
     mask: Tensor
 
 
-class ReferenceBackend:
+class ReferenceBackend(PagedBackend):
     """Batches the sequences of a step by length, then runs one product a batch and layer."""
 
     name = "reference"
@@ -55,15 +56,12 @@ class ReferenceBackend:
     is_graphable = False
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
-        self._spec = spec
-        self._storage = storage
+        super().__init__(spec, storage)
         self._block_size = storage.geometry.block_size
-        self._groups = storage.geometry.group_indices
         self._kinds = [(group, layer.sliding_window) for group, layer in zip(self._groups, spec.layers, strict=True)]
-        self._slot_mapping = torch.empty(0)
         self._batches: list[Batched] = []
         self._keys: dict[tuple[int, int | None], list[Keys]] = {}
-        self._slopes = slopes_of_layers(spec, storage.k(0).device)
+        self._slopes = slopes_of_layers(spec, self._device)
 
     @staticmethod
     def objections(
@@ -74,7 +72,7 @@ class ReferenceBackend:
 
     def plan(self, batch: BatchTensors) -> None:
         """Batch the sequences and find, per group and window, the keys that each batch sees."""
-        self._slot_mapping = batch.slot_mapping
+        super().plan(batch)
         members = group_by_length(batch.query_lens, batch.seq_lens_list)
         self._batches = [self._build_batch(batch, seqs) for seqs in members]
         self._keys = {
@@ -82,15 +80,14 @@ class ReferenceBackend:
             for group, window in set(self._kinds)
         }
 
-    @property
-    def paged_step(self) -> None:
-        """It runs layer by layer."""
-        return None
+    def forward(self, layer_idx: int, q: Tensor, sinks: Tensor | None = None) -> Tensor:
+        """See AttentionBackend.forward.
 
-    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
-        """See AttentionBackend.forward."""
-        layer, cache = self._spec.layers[layer_idx], self._storage.layer(layer_idx)
-        reference.store_kv(k, v, cache, self._slot_mapping[self._groups[layer_idx]])
+        Raises:
+            RuntimeError: no step is planned.
+        """
+        self._planned()
+        layer, cache = self._spec.layers[layer_idx], self._caches[layer_idx]
         out = q.new_empty(q.shape[0], layer.num_q_heads, layer.v_head_dim)
         for batched, keys in zip(self._batches, self._keys[self._kinds[layer_idx]], strict=True):
             attended = reference_attention.grouped_attention(

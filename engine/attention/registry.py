@@ -4,6 +4,7 @@ import torch
 
 from engine.attention.base import AttentionBackend
 from engine.attention.cpu import CpuBackend
+from engine.attention.flashinfer import FlashInferBackend
 from engine.attention.phased import combine
 from engine.attention.reference import ReferenceBackend
 from engine.attention.triton import TritonBackend
@@ -11,10 +12,22 @@ from engine.attention.varlen import VarlenBackend
 from engine.errors import ModelLoadError
 from engine.models.spec import DecoderSpec
 
-PREFILL: tuple[type[AttentionBackend], ...] = (CpuBackend, VarlenBackend, TritonBackend, ReferenceBackend)
-DECODE: tuple[type[AttentionBackend], ...] = (CpuBackend, TritonBackend, VarlenBackend, ReferenceBackend)
+PREFILL: tuple[type[AttentionBackend], ...] = (
+    CpuBackend,
+    VarlenBackend,
+    TritonBackend,
+    FlashInferBackend,
+    ReferenceBackend,
+)
+DECODE: tuple[type[AttentionBackend], ...] = (
+    CpuBackend,
+    TritonBackend,
+    FlashInferBackend,
+    VarlenBackend,
+    ReferenceBackend,
+)
 """In order of preference. PyTorch's FlashAttention decodes without splitting keys (varlen.NUM_SPLITS): few sequences
-would leave most of a GPU idle."""
+would leave most of a GPU idle. FlashInfer's calls are no part of a graph."""
 
 
 def choose_backend(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from engine.attention.paged import PagedBackend
 from engine.attention.slopes import slopes_of_layers
 from engine.batch import BatchTensors
 from engine.kernels import triton
@@ -13,7 +14,7 @@ from kvcache.storage import KVStorage
 MAX_HEAD_DIM = 256
 
 
-class TritonBackend:
+class TritonBackend(PagedBackend):
     """Two launches a layer at most: sequences that decode, and those that prefill."""
 
     name = "triton"
@@ -21,11 +22,9 @@ class TritonBackend:
     is_graphable = True
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
-        self._spec, self._storage = spec, storage
-        self._groups = storage.geometry.group_indices
-        self._device = storage.layer(0).k.device
-        self._store_kv, self._attend = triton.load_kernels().store_kv, triton.load_attend()
-        self._step: tuple[BatchTensors, AttentionPlan] | None = None
+        super().__init__(spec, storage)
+        self._attend = triton.load_attend()
+        self._plan = AttentionPlan([], [], self._device)
         self._slopes = slopes_of_layers(spec, self._device)
 
     @staticmethod
@@ -39,28 +38,20 @@ class TritonBackend:
 
     def plan(self, batch: BatchTensors) -> None:
         """Tell the sequences that decode from the others, from counts on the host."""
-        self._step = batch, AttentionPlan(batch.query_lens, batch.seq_lens_list, self._device)
+        super().plan(batch)
+        self._plan = AttentionPlan(batch.query_lens, batch.seq_lens_list, self._device)
 
-    @property
-    def paged_step(self) -> None:
-        """It runs layer by layer."""
-        return None
-
-    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
+    def forward(self, layer_idx: int, q: Tensor, sinks: Tensor | None = None) -> Tensor:
         """See AttentionBackend.forward.
 
         Raises:
             RuntimeError: no step is planned.
         """
-        if self._step is None:
-            raise RuntimeError("the backend was asked to run before it planned a step")
-        batch, plan = self._step
-        layer, group = self._spec.layers[layer_idx], self._groups[layer_idx]
-        cache = self._storage.layer(layer_idx)
-        self._store_kv(k, v, cache, batch.slot_mapping[group])
+        batch, layer = self._planned(), self._spec.layers[layer_idx]
+        tables = (self._block_table(layer_idx), batch.cu_seqlens_q, batch.seq_lens)
         out = self._attend(
-            PagedInputs(q, cache, batch.block_tables[group], batch.cu_seqlens_q, batch.seq_lens),
+            PagedInputs(q, self._caches[layer_idx], *tables),
             ScoreOptions(layer.softmax_scale, layer.sliding_window, layer.softcap, self._slopes[layer_idx], sinks),
-            plan,
+            self._plan,
         )
         return out.flatten(1)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from engine.attention.paged import PagedBackend
 from engine.batch import BatchTensors
-from engine.kernels.select import select_kernels
 from engine.models.spec import DecoderSpec
 from kvcache.storage import KVStorage
 
@@ -46,7 +46,7 @@ class PlannedStep(NamedTuple):
     max_seq_len: int
 
 
-class VarlenBackend:
+class VarlenBackend(PagedBackend):
     """One call a layer for all sequences of the step."""
 
     name = "varlen"
@@ -54,12 +54,9 @@ class VarlenBackend:
     is_graphable = False  # lengths are copied from the host once a step
 
     def __init__(self, spec: DecoderSpec, storage: KVStorage) -> None:
-        self._spec, self._storage = spec, storage
-        self._groups = storage.geometry.group_indices
-        cache = storage.layer(0).k
-        self._store_kv = select_kernels(cache.device, cache.dtype).store_kv
+        super().__init__(spec, storage)
         self._attend = load_varlen_attn()
-        self._step: tuple[BatchTensors, PlannedStep] | None = None
+        self._step: PlannedStep | None = None
 
     @staticmethod
     def objections(
@@ -80,10 +77,11 @@ class VarlenBackend:
 
     def plan(self, batch: BatchTensors) -> None:
         """Tables as int32, which is what the kernel reads."""
+        super().plan(batch)
         device = batch.cu_seqlens_q.device
         seq_lens = torch.tensor([0, *batch.seq_lens_list], dtype=torch.int32)
         both = torch.stack((seq_lens, seq_lens.cumsum(0, dtype=torch.int32))).to(device, non_blocking=True)
-        planned = PlannedStep(
+        self._step = PlannedStep(
             batch.cu_seqlens_q.to(torch.int32),
             both[1],
             both[0, 1:],
@@ -91,14 +89,8 @@ class VarlenBackend:
             max(batch.query_lens),
             max(batch.seq_lens_list),
         )
-        self._step = batch, planned
 
-    @property
-    def paged_step(self) -> None:
-        """It runs layer by layer."""
-        return None
-
-    def forward(self, layer_idx: int, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
+    def forward(self, layer_idx: int, q: Tensor, sinks: Tensor | None = None) -> Tensor:
         """See AttentionBackend.forward.
 
         Raises:
@@ -106,9 +98,7 @@ class VarlenBackend:
         """
         if self._step is None:
             raise RuntimeError("the backend was asked to run before it planned a step")
-        batch, planned = self._step
-        layer, group, cache = self._spec.layers[layer_idx], self._groups[layer_idx], self._storage.layer(layer_idx)
-        self._store_kv(k, v, cache, batch.slot_mapping[group])
+        planned, layer, cache = self._step, self._spec.layers[layer_idx], self._caches[layer_idx]
         window = layer.sliding_window
         out = self._attend(
             *(q, cache.k, cache.v, planned.cu_seqlens_q, planned.cu_seqlens_k),
@@ -118,7 +108,7 @@ class VarlenBackend:
             window_size=(-1 if window is None else window - 1, 0),
             enable_gqa=True,
             seqused_k=planned.seq_lens,
-            block_table=planned.block_tables[group],
+            block_table=planned.block_tables[self._groups[layer_idx]],
             num_splits=NUM_SPLITS,
         )
         attended: Tensor = out.flatten(1)

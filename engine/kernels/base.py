@@ -30,6 +30,48 @@ class PagedStep(NamedTuple):
     seq_lens: Tensor
 
 
+class KVTarget(NamedTuple):
+    """Where the keys and values of a step's tokens belong in one layer.
+
+    Attributes:
+        cache: of the layer.
+        slot_mapping: [num_tokens] int64, block_id * block_size + offset.
+    """
+
+    cache: LayerCache
+    slot_mapping: Tensor
+
+
+class Rotation(NamedTuple):
+    """How the heads of each token are turned; see reference.apply_rope.
+
+    Attributes:
+        cos: [num_tokens, rotary_dim / 2] float32, or the heads' dtype where that is wider.
+        sin: as cos.
+        is_interleaved: which dimensions are a pair.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    is_interleaved: bool = False
+
+
+class HeadNorm(NamedTuple):
+    """The RMSNorm of queries and keys, head by head; see reference.rms_norm.
+
+    Attributes:
+        q_weight: [k_head_dim], or [num_q_heads, k_head_dim]; None: 1.
+        k_weight: [k_head_dim], or [num_kv_heads, k_head_dim]; None: 1.
+        eps: added to the mean square.
+        weight_offset: added to the weights.
+    """
+
+    q_weight: Tensor | None
+    k_weight: Tensor | None
+    eps: float
+    weight_offset: float = 0.0
+
+
 class CompiledLayers(Protocol):
     """All layers of a decoder as one kernel."""
 
@@ -43,6 +85,28 @@ class CompiledLayers(Protocol):
 
         Returns:
             [num_tokens, hidden_size].
+        """
+        ...
+
+
+class RopeAndStore(Protocol):
+    """What lies between the projection of queries, keys and values and the attention, as one kernel."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, target: KVTarget, rotation: Rotation, *, norm: HeadNorm | None = None
+    ) -> Tensor:
+        """Normalise and rotate queries and keys; write keys and values into their slots. q and k may be changed.
+
+        Args:
+            q: [num_tokens, num_q_heads, k_head_dim].
+            k: [num_tokens, num_kv_heads, k_head_dim].
+            v: [num_tokens, num_kv_heads, v_head_dim].
+            target: the cache, changed in place.
+            rotation: comes second.
+            norm: comes first; None: none.
+
+        Returns:
+            The queries, of the shape of q.
         """
         ...
 
@@ -144,6 +208,11 @@ class Kernels(Protocol):
 
     def store_kv(self, k: Tensor, v: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
         """Write keys and values into their slots, as 8-bit numbers and scales where the cache has those."""
+        ...
+
+    @property
+    def rope_and_store(self) -> RopeAndStore | None:
+        """`rms_norm`, `apply_rope` and `store_kv` as one kernel; None: these kernels have none."""
         ...
 
     def paged_attention(

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.kernels.base import HeadNorm, KVTarget, Rotation
 from engine.kernels.int8 import quantize_weight
 from engine.kernels.int8_linear import gather_rows_int8, grouped_linear_int8, linear_int8, pack_int8
 from engine.kernels.quantization import quantize
@@ -35,6 +36,7 @@ __all__ = [
     "paged_attention",
     "quantize_weight",
     "rms_norm",
+    "rope_and_store",
     "store_kv",
 ]
 
@@ -190,6 +192,19 @@ def activate_and_multiply(gate_up: Tensor, activation: Activation) -> Tensor:
         gate, up = gate.clamp(max=SWIGLU_LIMIT), up.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT)
         return (up + 1) * (gate * torch.sigmoid(SWIGLU_ALPHA * gate))
     return activate(gate, activation).mul_(up)
+
+
+def rope_and_store(
+    q: Tensor, k: Tensor, v: Tensor, target: KVTarget, rotation: Rotation, *, norm: HeadNorm | None = None
+) -> Tensor:
+    """See base.RopeAndStore: this is what it computes."""
+    if norm is not None:
+        q = rms_norm(q, norm.q_weight, norm.eps, weight_offset=norm.weight_offset)
+        k = rms_norm(k, norm.k_weight, norm.eps, weight_offset=norm.weight_offset)
+    for heads in (q, k):
+        apply_rope(heads, rotation.cos, rotation.sin, is_interleaved=rotation.is_interleaved)
+    store_kv(k, v, *target)
+    return q
 
 
 def store_kv(k: Tensor, v: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:

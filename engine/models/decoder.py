@@ -71,7 +71,7 @@ class Decoder:
     ) -> None:
         table = parameters["embed.weight"]
         self.spec, self.device = spec, table.device
-        dtype = dtype or table.dtype
+        self.dtype = dtype = dtype or table.dtype
         self.vocab_size = spec.vocab_size
         kernels = kernels or select_kernels(table.device, dtype)
         self._embedding = Embedding(spec, kernels, parameters, dtype)

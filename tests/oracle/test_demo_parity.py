@@ -82,23 +82,21 @@ def generations(llm: LLM, prompts: list[list[int]]) -> list[Generation]:
 
 
 @pytest.fixture(scope="module")
-def expected(oracle: Any, prompts: list[list[int]]) -> list[tuple[list[int], torch.Tensor]]:
-    """Greedy tokens of transformers, and their log-probabilities [NUM_TOKENS] from one pass over the whole text."""
+def expected(
+    oracle: Any, prompts: list[list[int]], generations: list[Generation]
+) -> list[tuple[list[int], torch.Tensor]]:
+    """What transformers takes for the likeliest token at each place of our answers, and the log-probabilities of ours.
+
+    One pass over prompt and answer, which is as good as its own greedy search: where the first n tokens are the same, so is
+    what it sees before it chooses the next.
+    """
     results = []
-    for prompt in prompts:
+    for prompt, generation in zip(prompts, generations, strict=True):
+        tokens = torch.tensor(generation.token_ids)
         with torch.inference_mode():
-            output = oracle.generate(
-                torch.tensor([prompt]),
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-                max_new_tokens=NUM_TOKENS,
-                min_new_tokens=NUM_TOKENS,
-                do_sample=False,
-                pad_token_id=2,
-                eos_token_id=-1,
-            )
-            logits = oracle(output).logits[0, len(prompt) - 1 : -1]
-        tokens = output[0, len(prompt) :]
-        results.append((tokens.tolist(), logits.log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1)))
+            logits = oracle(torch.tensor([[*prompt, *generation.token_ids]])).logits[0, len(prompt) - 1 : -1]
+        logprobs = logits.log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1)
+        results.append((logits.argmax(-1).tolist(), logprobs))
     return results
 
 
@@ -112,6 +110,7 @@ def test_greedy_tokens_and_logprobs(
     index: int, generations: list[Generation], expected: list[tuple[list[int], torch.Tensor]]
 ) -> None:
     tokens, logprobs = expected[index]
+    assert len(tokens) == NUM_TOKENS
     assert generations[index].token_ids == tokens
     ours = torch.tensor([entry.logprob for entry in generations[index].logprobs])
     assert float((ours - logprobs).abs().max()) < MAX_LOGPROB_ERROR

@@ -41,6 +41,7 @@ class CpuKernels(Int8Kernels):
     """
 
     has_graphable_experts = False
+    rope_and_store = None
 
     def __init__(self, dtype: torch.dtype, num_threads: int | None = None) -> None:
         super().__init__(dtype, num_threads or torch.get_num_threads())

@@ -20,6 +20,7 @@ from engine.kernels.triton.elementwise import (
     rms_norm,
 )
 from engine.kernels.triton.grouped import grouped_linear
+from engine.kernels.triton.rope_store import rope_and_store
 from engine.kernels.triton.store import store_kv
 
 name = "triton"
@@ -44,5 +45,6 @@ __all__ = [
     "paged_attention",
     "quantize_weight",
     "rms_norm",
+    "rope_and_store",
     "store_kv",
 ]

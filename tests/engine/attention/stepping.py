@@ -4,6 +4,7 @@ import torch
 
 from engine.attention.base import AttentionBackend
 from engine.batch import build_batch
+from engine.kernels import reference
 from engine.models.alibi import alibi_slopes
 from engine.models.spec import Activation, DecoderSpec, HeadSpec, LayerSpec, MLPSpec, NormKind, NormSpec
 from engine.request import Request, SamplingParams, ScheduledBatch, ScheduledRequest
@@ -42,7 +43,9 @@ def assert_equal_steps(spec: DecoderSpec, backends: list[AttentionBackend], devi
     # A block belongs to one group of layers at a time.
     tables = [[[5, 1, 7], [11, 3, 8]][:num_groups], [[2, 9, 0], [4, 10, 6]][:num_groups]]
     for steps in STEPS:
-        items = [ScheduledRequest(_request(i), start, stop - start, tables[i]) for i, (start, stop) in enumerate(steps)]
+        items = [
+            ScheduledRequest(make_request(i), start, stop - start, tables[i]) for i, (start, stop) in enumerate(steps)
+        ]
         batch = build_batch(ScheduledBatch(items), 16, device)
         num_tokens = sum(stop - start for start, stop in steps)
         for layer_idx, layer in enumerate(spec.layers):
@@ -51,10 +54,11 @@ def assert_equal_steps(spec: DecoderSpec, backends: list[AttentionBackend], devi
             outs = []
             for backend in backends:
                 backend.plan(batch)
-                outs.append(backend.forward(layer_idx, q, k, v, sinks))
+                reference.store_kv(k, v, *backend.kv_target(layer_idx))
+                outs.append(backend.forward(layer_idx, q, sinks))
             for out in outs[1:]:
                 torch.testing.assert_close(out, outs[0], atol=1e-5, rtol=0)
 
 
-def _request(number: int) -> Request:
+def make_request(number: int) -> Request:
     return Request(request_id=str(number), prompt_token_ids=[0] * 60, sampling_params=SamplingParams())

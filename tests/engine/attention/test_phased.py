@@ -44,7 +44,7 @@ def test_it_equals_one_backend_step_after_step() -> None:
 
 def test_it_says_that_no_step_is_planned() -> None:
     with pytest.raises(RuntimeError, match="before it planned"):
-        backends()[1].forward(0, *[torch.zeros(1, 6, 16)] * 3)
+        backends()[1].forward(0, torch.zeros(1, 6, 16))
 
 
 def test_one_is_itself_and_two_have_both_names() -> None:

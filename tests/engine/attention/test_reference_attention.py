@@ -61,7 +61,8 @@ def test_reference_backend_equals_naive(window: int | None) -> None:
     batch = _schedule(case)
     backend.plan(build_batch(batch, shape.block_size, torch.device("cpu")))
     k, v = _newest(case, case.k_cache), _newest(case, case.v_cache)
-    out = backend.forward(0, case.q, k, v)
+    reference.store_kv(k, v, *backend.kv_target(0))
+    out = backend.forward(0, case.q)
     expected = naive_attention(case, 0.3, window)
     torch.testing.assert_close(out, expected.flatten(1), atol=1e-12, rtol=0)
 
@@ -72,7 +73,7 @@ class _Spec:
     def __init__(self, shape: Shape, window: int | None) -> None:
         mlp = MLPSpec(8, Activation.RELU, is_gated=False)
         layer = LayerSpec(*shape[:4], softmax_scale=0.3, mlp=mlp, sliding_window=window)
-        self.layers = (layer,)
+        self.layers, self.num_layers = (layer,), 1
 
 
 def _storage(case: Case) -> KVStorage:

@@ -65,7 +65,7 @@ def test_it_equals_the_reference_backend_step_after_step(kv_cache_dtype: torch.d
     device, spec = triton_setup.DEVICE, spec_of()
     backends = [kind(spec, storage_of(spec, device, kv_cache_dtype)) for kind in (ReferenceBackend, TritonBackend)]
     with pytest.raises(RuntimeError, match="before it planned"):
-        backends[1].forward(0, *[torch.zeros(1, 6, 16)] * 3)
+        backends[1].forward(0, torch.zeros(1, 6, 16))
     assert_equal_steps(spec, backends, device)
 
 

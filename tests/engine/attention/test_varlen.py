@@ -59,7 +59,7 @@ def test_it_equals_the_reference_backend_step_after_step(monkeypatch: pytest.Mon
     spec = spec_of(PLAIN)
     backends = [kind(spec, storage_of(spec, CPU)) for kind in (ReferenceBackend, VarlenBackend)]
     with pytest.raises(RuntimeError, match="before it planned"):
-        backends[1].forward(0, *[torch.zeros(1, 6, 16)] * 3)
+        backends[1].forward(0, torch.zeros(1, 6, 16))
     assert_equal_steps(spec, backends, CPU)
 
 

@@ -122,6 +122,7 @@ def _path_of(get_tool: Any, capability: int) -> str:
 
 def _examples(capability: int) -> list[Launch]:
     """Every kernel, with what a Llama layer and one that has everything give it."""
+    from engine.kernels.base import HeadNorm, KVTarget, Rotation
     from engine.kernels.triton import kernels, sampling
     from engine.models.spec import Activation
     from tests.engine.attention.eight_bit import quantized
@@ -146,6 +147,10 @@ def _examples(capability: int) -> list[Launch]:
         for is_interleaved in (False, True):
             kernels.apply_rope(heads, angles, angles, is_interleaved=is_interleaved)
         kernels.store_kv(heads[:, :8], heads[:, 8:16], case.cache, torch.arange(8))
+        for norm in (None, HeadNorm(weight[:128], weight[:128], 1e-5)):
+            for cache in (case.cache, *eight_bit):
+                target, turned = KVTarget(cache, torch.arange(8)), Rotation(angles, angles)
+                kernels.rope_and_store(heads[:, :24], heads[:, 24:32], heads[:, 32:], target, turned, norm=norm)
         kernels.grouped_linear(x, torch.zeros(2, 64, 4096, dtype=x.dtype), None, torch.tensor([3, 5]))
         others = {"cu_seqlens_q": case.cu_seqlens_q, "seq_lens": case.seq_lens, "softmax_scale": 0.1}
         for options in ({}, features):

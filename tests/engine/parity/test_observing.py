@@ -82,4 +82,4 @@ def test_a_step_that_is_no_whole_sequence_is_refused(tmp_path: Path) -> None:
     decoder = load(save(build_oracle(ROWS["Llama-gqa"]), tmp_path))
     batch = _one_sequence(IDS, CPU)._replace(seq_lens_list=[30])
     with pytest.raises(ValueError, match="one sequence from its first token on"):
-        ObservedAttention(decoder.spec).plan(batch)
+        ObservedAttention(decoder.spec, decoder.dtype).plan(batch)

@@ -85,16 +85,33 @@ def quantize_heads(
     mask = is_head[:, None] & (dims < WIDTH)[None, :]
     # [BLOCK_HEADS, PAD] float32
     x = tl.load(x_ptr + heads[:, None] * WIDTH + dims[None, :], mask=mask, other=0.0).to(tl.float32)
-    is_nan = (x.to(tl.int32, bitcast=True) & 0x7FFFFFFF) > 0x7F800000
-    # [BLOCK_HEADS] float16; a maximum passes NaN by, which the scale must keep.
-    scale = round_up(tl.minimum(tl.math.div_rn(tl.max(tl.abs(x), 1), LARGEST), MAX_SCALE))
-    scale = tl.where(tl.max(is_nan.to(tl.int32), 1) > 0, float("nan"), scale)
+    scale = scale_of(largest_bits(x), LARGEST, MAX_SCALE)
     tl.store(scale_ptr + places, scale.to(tl.float16), mask=is_head)
-    divisor = tl.maximum(scale.to(tl.float32), MIN_SCALE)[:, None]
+    numbers = quantized(x, scale, LARGEST, IS_INT, MIN_SCALE)
+    tl.store(numbers_ptr + places[:, None] * WIDTH + dims[None, :], numbers.to(numbers_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def largest_bits(x):
+    """The largest absolute value of each row, as the bits of a float32: in this order NaN is above all numbers."""
+    return tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1)
+
+
+@triton.jit
+def scale_of(bits, LARGEST: tl.constexpr, MAX_SCALE: tl.constexpr):
+    """The scale of rows whose `largest_bits` these are: a float16, in float32."""
+    scale = round_up(tl.minimum(tl.math.div_rn(bits.to(tl.float32, bitcast=True), LARGEST), MAX_SCALE))
+    # A minimum passes NaN by, which the scale must keep.
+    return tl.where(bits > 0x7F800000, float("nan"), scale)
+
+
+@triton.jit
+def quantized(x, scale, LARGEST: tl.constexpr, IS_INT: tl.constexpr, MIN_SCALE: tl.constexpr):
+    """The numbers, in float32, that times the scale [BLOCK_HEADS] are x [BLOCK_HEADS, PAD]."""
+    divisor = tl.maximum(scale, MIN_SCALE)[:, None]
     numbers = tl.math.div_rn(x, tl.broadcast_to(divisor, x.shape))
     numbers = tl.minimum(tl.maximum(numbers, -LARGEST), LARGEST)
-    numbers = round_to_integer(numbers, 1.0) if IS_INT else round_to_e4m3(numbers)
-    tl.store(numbers_ptr + places[:, None] * WIDTH + dims[None, :], numbers.to(numbers_ptr.dtype.element_ty), mask=mask)
+    return round_to_integer(numbers, 1.0) if IS_INT else round_to_e4m3(numbers)
 
 
 @triton.jit
