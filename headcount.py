@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.engine import EngineSettings
 from configs.fields import with_overrides
+from configs.scheduler import SchedulerSettings
 from engine.errors import RequestRefusedError
 from engine.request import FinishReason, Request, SamplingParams, TokenDelta, TokenLogprobs
 from heads.results import Ablation, Conversion, Inspection, Pruning
@@ -59,6 +60,9 @@ class Generation(NamedTuple):
     num_cached_tokens: int
 
 
+UNPACED = EngineSettings(scheduler=SchedulerSettings(max_decode_slowdown=1000.0))
+
+
 class LLM:
     """A model in this process, for scripts and notebooks.
 
@@ -68,7 +72,7 @@ class LLM:
 
     Args:
         model: a folder, `demo`, or a repository id.
-        settings: of the engine.
+        settings: of the engine; None: the defaults, but prompts wait for no stream, as nobody reads along.
         overrides: any engine setting by its flat name, as on the command line: dtype, max_model_len, block_size, ...
 
     Attributes:
@@ -88,7 +92,7 @@ class LLM:
         from server.tokenizer import Tokenizer
 
         folder = resolve_model(model)
-        self.core = load_engine(folder, with_overrides(settings or EngineSettings(), overrides, "LLM(...)"))
+        self.core = load_engine(folder, with_overrides(settings or UNPACED, overrides, "LLM(...)"))
         self.tokenizer = Tokenizer(folder)
         self.info = self.core.info
         self._chat_templates = load_chat_templates(folder, self.tokenizer)

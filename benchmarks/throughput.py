@@ -25,6 +25,7 @@ from checkpoints.resolve import resolve_model
 from configs.cache import CacheSettings
 from configs.engine import EngineSettings
 from configs.model import ModelSettings
+from configs.scheduler import SchedulerSettings
 from engine.core import EngineCore
 from engine.loading import load_engine
 from engine.request import Request, SamplingParams
@@ -40,6 +41,7 @@ def main() -> None:
         EngineSettings(
             model_settings=ModelSettings(dtype=args.dtype, device="cpu"),
             cache=CacheSettings(kv_cache_memory_bytes=KV_BYTES, enable_prefix_cache=False),
+            scheduler=SchedulerSettings(max_decode_slowdown=1000.0),  # a batch: nobody streams
         ),
     )
     peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, args.dtype)).eval()

@@ -17,8 +17,9 @@ class SchedulerSettings(Settings):
     """Tokens one step computes at most. A longer prompt is prefilled in chunks of this size."""
 
     max_decode_slowdown: float = Field(default=2.0, gt=1)
-    """While requests decode, a step takes so few prompt tokens that it lasts at most this many times as long as without
-    any. More of it gives long prompts a larger share of the time and streams longer gaps; 1000 is no limit."""
+    """While requests decode, a prompt adds so few tokens to a step that it lasts at most this many times as long as without
+    it; several prompts add as much each. More gives long prompts a larger share of the time and streams longer gaps; 1000
+    is no limit."""
 
     max_num_seqs: int = Field(default=64, ge=1)
     """Requests that run at the same time."""

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from engine.attention.cpu import CpuBackend
 from engine.grammar_states import Begun, GrammarStates
 from engine.info import EngineInfo, EngineStats, Observations, RequestState
 from engine.isolation import Isolation
@@ -34,6 +35,7 @@ from engine.request import (
 from engine.runner import Runner
 from engine.scheduler import Scheduler, finish_reason_of
 from engine.token_bytes import TokenBytes
+from engine.torch_threads import torch_threads
 from kvcache.block_map import BlockSnapshot
 from kvcache.manager import KVCacheManager
 
@@ -66,6 +68,8 @@ class EngineCore:
         self._manager = manager
         self._grammars = grammars
         self._max_unsettled = 1 if enable_overlap else 0
+        # Native kernels have threads of their own.
+        self._num_torch_threads = 1 if info.attention_backend == CpuBackend.name else None
         self._launched: deque[LaunchedStep] = deque()
         self._isolation = Isolation()
         self._settled_s = 0.0
@@ -100,10 +104,11 @@ class EngineCore:
     def step(self) -> list[TokenDelta]:
         """Launch a step, then settle it, or with overlap the one before it: the whole engine in a few lines."""
         refused = self._admit_begun()
-        if batch := self._schedule():
-            self._launch(batch)
-        is_due = len(self._launched) > (self._max_unsettled if batch else 0)
-        return refused + (self._settle() if is_due else [])
+        with torch_threads(self._num_torch_threads):
+            if batch := self._schedule():
+                self._launch(batch)
+            is_due = len(self._launched) > (self._max_unsettled if batch else 0)
+            return refused + (self._settle() if is_due else [])
 
     def fail_step(self, message: str) -> list[TokenDelta]:
         """A step has failed: of the steps that are not settled, one request ends, or it is found which one has to.

@@ -3,7 +3,11 @@
 A step ends for all of its requests at once: whoever streams waits for the prompt tokens that are computed beside them. What
 a token costs depends on the machine, the model and the context, so it is measured and not set:
 
-    step_s = decode_s + num_prefill_tokens * token_s        at most max_decode_slowdown * decode_s
+    step_s = decode_s + num_prefill_tokens * token_s
+
+One prompt may add (max_decode_slowdown - 1) * decode_s, several may add that each: the more wait, the more of the time is
+theirs. With one share for all of them, streams would run a few at a time while the others queue, and a step of a few costs
+almost as much as one of many.
 """
 
 import math
@@ -21,7 +25,7 @@ class StepPacer:
     """Bounds the prefill of steps that also decode by the time that such steps took.
 
     Args:
-        max_decode_slowdown: how many times longer a step may take than one that only decodes.
+        max_decode_slowdown: how many times longer a step may take, for one prompt, than one that only decodes.
         max_num_batched_tokens: of a step.
     """
 
@@ -33,14 +37,19 @@ class StepPacer:
         self._decode_s: dict[int, float] = {}
         """Seconds of a step that only decodes, by the number of binary digits of how many: 1, 2 to 3, 4 to 7, …"""
 
-    def max_prefill_tokens(self, num_decodes: int) -> int:
-        """Prompt tokens for a step with so many decodes; few while nothing is measured, all that it holds without any."""
+    def max_prefill_tokens(self, num_decodes: int, num_prompts: int = 1) -> int:
+        """Prompt tokens for a step; few while nothing is measured, all that it holds where nothing decodes.
+
+        Args:
+            num_decodes: requests that get a token in it.
+            num_prompts: requests that could be prefilled in it.
+        """
         if num_decodes == 0:
             return self._max_tokens
         known = [size for size in self._decode_s if size <= num_decodes.bit_length()]
         if not known or self._token_s is None:
             return self._min_tokens
-        spare_s = (self._max_slowdown - 1) * self._decode_s[max(known)]
+        spare_s = num_prompts * (self._max_slowdown - 1) * self._decode_s[max(known)]
         if spare_s >= self._max_tokens * self._token_s:
             return self._max_tokens
         return max(self._min_tokens, int(spare_s / self._token_s))

@@ -17,7 +17,6 @@ import torch
 import zmq
 
 from checkpoints.errors import CheckpointError
-from engine.attention.cpu import CpuBackend
 from engine.core import EngineCore
 from engine.errors import EngineError
 from engine.loading import load_engine
@@ -135,7 +134,6 @@ def main() -> None:
     except (EngineError, CheckpointError) as error:
         socket.send(encode(Failed(str(error))))
     else:
-        _yield_cores(core)
         socket.send(encode(Ready(core.info)))
         EngineProcess(core, socket).run()
     socket.close()
@@ -147,15 +145,6 @@ def _what_failed(error: Exception) -> str:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "the engine ran out of memory while it computed this request; send it again, alone or with fewer tokens"
     return "the engine failed while it computed this request"
-
-
-def _yield_cores(core: EngineCore) -> None:
-    """Leave the cores to the native kernels, whose threads are their own.
-
-    After each parallel operation PyTorch's threads spin for milliseconds, in the way of the kernels that come next.
-    """
-    if core.info.attention_backend == CpuBackend.name:
-        torch.set_num_threads(1)
 
 
 def _end_with_server() -> None:

@@ -74,7 +74,8 @@ class Scheduler:
         self._among = among
         decodes, prefills = self._running_in_order()
         self._continue_all(decodes)
-        self._budget = min(self._budget, self._pacer.max_prefill_tokens(len(self._scheduled)))
+        num_prompts = len(prefills) + min(len(self._waiting), self._settings.max_num_seqs - len(self._running))
+        self._budget = min(self._budget, self._pacer.max_prefill_tokens(len(self._scheduled), num_prompts))
         self._continue_all(prefills)
         if self.num_preemptions == num_preemptions:
             self._admit()

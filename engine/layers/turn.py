@@ -67,5 +67,5 @@ def head_norm(spec: QKNormSpec | None, parameters: Mapping[str, Tensor], prefix:
     """The norm as the kernel takes it; None where there is none."""
     if spec is None:
         return None
-    weights = (parameters.get(f"{prefix}.{name}.weight") for name in ("q_norm", "k_norm"))
-    return HeadNorm(*weights, spec.norm.eps, spec.norm.weight_offset)
+    q_weight, k_weight = (parameters.get(f"{prefix}.{name}.weight") for name in ("q_norm", "k_norm"))
+    return HeadNorm(q_weight, k_weight, spec.norm.eps, spec.norm.weight_offset)

@@ -63,12 +63,12 @@ class ReplannedBackend(ReferenceBackend):
     is_graphable = True
 
     def plan(self, batch: BatchTensors) -> None:
-        self._planned = batch
+        self._recorded = batch
         super().plan(batch)
 
     def forward(self, layer_idx: int, *args: Any) -> Tensor:
         if layer_idx == 0:
-            super().plan(self._planned)
+            super().plan(self._recorded)
         return super().forward(layer_idx, *args)
 
 

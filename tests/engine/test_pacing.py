@@ -61,6 +61,17 @@ def test_the_prompt_gets_its_share_of_the_time(machine: Machine) -> None:
     assert sum(step_s - alone_s for step_s, _ in steps) >= 0.35 * sum(step_s for step_s, _ in steps)
 
 
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_every_prompt_that_waits_has_a_share(machine: Machine) -> None:
+    pacer = StepPacer(2.0, BUDGET)
+    prefill(machine, pacer, 64)
+    one, two, twelve = (pacer.max_prefill_tokens(64, num_prompts) for num_prompts in (1, 2, 12))
+    assert one > 8
+    assert two == pytest.approx(2 * one, abs=1)
+    assert twelve == pytest.approx(min(BUDGET, 12 * one), abs=12)
+    assert StepPacer(2.0, BUDGET).max_prefill_tokens(4, 50) == 8, "nothing is measured yet"
+
+
 def test_a_large_slowdown_is_no_limit() -> None:
     assert max(chunk for _, chunk in prefill(CPU, StepPacer(1000.0, BUDGET), 16)) == BUDGET
 

@@ -24,15 +24,16 @@ def rope_and_store(
         raise ValueError(f"rotation: expected at most {k_head_dim // 2} pairs, got {half}")
     weights = (norm.q_weight, norm.k_weight) if norm else (None, None)
     has_own_heads = any(weight is not None and weight.dim() == 2 for weight in weights)
-    head_pad = max(2 * power_of_two(half) + power_of_two(k_head_dim - 2 * half), power_of_two(v.shape[2]))
+    head_pad = power_of_two(max(2 * power_of_two(half) + k_head_dim - 2 * half, v.shape[2]))
     block_heads = max(1, min(power_of_two(max(num_q_heads, num_kv_heads)), TILE_NUMBERS // head_pad))
     if num_tokens:
         rope_store_kernel[num_tokens, num_tiles(num_q_heads, block_heads) + num_tiles(num_kv_heads, block_heads)](
             *(q, k, v, *cache, target.slot_mapping, rotation.cos.contiguous(), rotation.sin.contiguous()),
-            *(None if weight is None else weight.contiguous() for weight in weights),
+            *(q if weight is None else weight.contiguous() for weight in weights),
             *((norm.eps, norm.weight_offset) if norm else (0.0, 0.0)),
             *(num_q_heads, num_kv_heads, q.stride(0), k.stride(0), v.stride(0), k_head_dim if has_own_heads else 0),
             HAS_NORM=norm is not None,
+            HAS_WEIGHT=weights[0] is not None,
             K_DIM=k_head_dim,
             V_DIM=v.shape[2],
             HALF=half,

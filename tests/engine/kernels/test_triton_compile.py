@@ -21,5 +21,6 @@ def test_every_kernel_compiles_and_fits(capability: int) -> None:
     names = {row[1] for row in rows}
     attention = {"prefill_kernel", "decode_kernel", "combine_kernel"}
     others = {"norm_kernel", "activation_kernel", "rope_kernel", "store_kernel", "quantize_kernel", "grouped_kernel"}
+    others |= {"rope_store_kernel"}
     assert names == attention | others | {"draw_kernel", "draw_truncated_kernel"}
     assert all(int(row[3]) <= 256 for row in rows), done.stdout

@@ -15,7 +15,7 @@ from tests.engine.kernels.triton_setup import DEVICE, output_eps
 
 kernels = triton_setup.import_kernels()
 
-NUM_TOKENS, NUM_SLOTS = 7, 40
+NUM_TOKENS, NUM_SLOTS = 3, 40
 
 
 class Case(NamedTuple):
@@ -126,10 +126,11 @@ def test_8_bit_caches(case: Case, dtype: torch.dtype, kv_cache_dtype: torch.dtyp
     pairs = ((cache.k, cache.k_scale, expected[1]), (cache.v, cache.v_scale, expected[2]))
     for numbers, scale, wanted in pairs:
         found = dequantize(numbers, scale, torch.float64).flatten(0, 1)[slots]
-        # Half of a step: of the largest in int8, of each number itself in e4m3.
+        # Half of a step: of the largest in int8, of each number itself in e4m3. The scale is rounded up to a float16.
         step = wanted.abs().amax(-1, keepdim=True) / 127 if kv_cache_dtype is torch.int8 else wanted.abs() / 8
         smallest = scale.flatten(0, 1)[slots].double().unsqueeze(-1) * 2.0**-9
-        assert bool(((found - wanted).abs() <= 0.505 * step.maximum(smallest)).all())
+        half = 0.5 * (1 + 2.0**-9) * step.maximum(smallest)
+        assert bool(((found - wanted).abs() <= half + output_eps(dtype) * wanted.abs() + 1e-6).all())
     same = cache_of(case, kv_cache_dtype)
     reference.store_kv(v, v, LayerCache(same.v, same.v.clone(), same.v_scale, same.v_scale.clone()), slots)  # type: ignore[union-attr]
     for ours, theirs in ((cache.v, same.v), (cache.v_scale, same.v_scale)):
@@ -141,13 +142,13 @@ def test_8_bit_caches(case: Case, dtype: torch.dtype, kv_cache_dtype: torch.dtyp
 def test_nan_reaches_the_scale_of_its_key_alone() -> None:
     case = CASES[0]
     q, k, v = heads_of(case, torch.float32)
-    k[2, 1, 40] = torch.nan
+    k[1, 1, 40] = torch.nan
     cache = cache_of(case, torch.int8)
     kernels.rope_and_store(
         q, k, v, KVTarget(cache, torch.arange(NUM_TOKENS, device=DEVICE)), rotation_of(case, is_interleaved=False)
     )
     assert cache.k_scale is not None
-    assert cache.k_scale.flatten(0, 1)[:NUM_TOKENS].isnan().nonzero().tolist() == [[2, 1]]
+    assert cache.k_scale.flatten(0, 1)[:NUM_TOKENS].isnan().nonzero().tolist() == [[1, 1]]
 
 
 def test_what_does_not_fit_is_refused() -> None:
