@@ -49,15 +49,9 @@ def rope_store_kernel(
     heads = (tile if is_query else tile - num_q_tiles) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
     is_head = heads < (num_q_heads if is_query else num_kv_heads)
     row_ptr = q_ptr + token * stride_q_token if is_query else k_ptr + token * stride_k_token
+    weight_ptr = q_weight_ptr if is_query else k_weight_ptr
     first, second, rest = turned_heads(
-        *(
-            row_ptr,
-            q_weight_ptr if is_query else k_weight_ptr,
-            cos_ptr + token * HALF,
-            sin_ptr + token * HALF,
-            heads,
-            is_head,
-        ),
+        *(row_ptr, weight_ptr, cos_ptr + token * HALF, sin_ptr + token * HALF, heads, is_head),
         *(eps, weight_offset, stride_weight_head, HAS_NORM, HAS_WEIGHT),
         *(K_DIM, HALF, HALF_PAD, REST_PAD, IS_INTERLEAVED),
     )
