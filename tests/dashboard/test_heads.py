@@ -133,13 +133,15 @@ def test_an_inspection_is_shown_figure_by_figure(visit: Visit, inspection: Inspe
     strongest = max(inspection.heads, key=lambda head: head.importance)
     values_shown(grid, "importance")
     cell = grid.get_by_label(f"layer {strongest.layer}, head {strongest.head}", exact=True)
-    assert (cell.get_attribute("title") or "").endswith(f"KV head {strongest.kv_head}: {strongest.importance}")
+    title, value = (cell.get_attribute("title") or "").split(": ")
+    assert title == f"layer {strongest.layer}, head {strongest.head}, KV head {strongest.kv_head}"
+    assert float(value) == strongest.importance
     assert cell.locator("span").evaluate("element => getComputedStyle(element).opacity") == "1"
     cell.click()
     panel = page.locator("[data-test=inspected-head]")
     assert panel.locator("h2").inner_text() == f"Layer {strongest.layer}, head {strongest.head}"
     pairs = [float(one.get_attribute("data-value") or "") for one in panel.locator(".pairs").first.locator("i").all()]
-    assert pairs == sum(inspection.js_divergence[strongest.layer], [])
+    assert pairs == [value for row in inspection.js_divergence[strongest.layer] for value in row]
 
 
 def test_a_file_that_is_no_inspection_is_refused_in_words(visit: Visit, inspection: Inspection, tmp_path: Path) -> None:

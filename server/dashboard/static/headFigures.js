@@ -15,6 +15,6 @@ export const FIGURES = {
     full: (_, numTokens) => Math.log(Math.max(2, numTokens)),
   },
   nearest_distance: { title: "Nearest distance", hint: "in bits, to the head of the layer that attends most alike: 0 is a copy", full: LARGEST },
-  importance: { title: "Importance", hint: "how steeply the loss changes with what the head gives, in nats", full: LARGEST },
+  importance: { title: "Importance", hint: "how steeply the loss changes with a factor at the head's output, in nats", full: LARGEST },
   relative_importance: { title: "Relative importance", hint: "importance over the l2 norm of those in its layer", full: LARGEST },
 };

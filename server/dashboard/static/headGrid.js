@@ -35,7 +35,7 @@ export const HeadGrid = {
         </div>
         <span class="note">{{ figure ? FIGURES[figure].hint : 'rows read columns; heads that share a KV head stand together' }}</span>
         <span v-if="figure" class="note heads-scale" :style="{ '--kind': 'var(--' + kindOf(layers[0]) + ')' }">{{ values ? 0 : 'Computing…' }} <template v-if="values"><i></i> {{ digits(full) }}</template></span></div>
-      <div class="heads-grid">
+      <div class="heads-grid" :class="{ heatmap: figure }">
         <div v-for="(layer, place) in layers" class="heads-row">
           <span class="note heads-label">{{ layer.layer_idx }}</span>
           <span v-for="group in groupsOf(layer)" class="heads-group" :style="{ '--kind': 'var(--' + kindOf(layer) + ')' }">
