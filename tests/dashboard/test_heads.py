@@ -107,6 +107,20 @@ def test_induction_is_scored_over_random_tokens_twice(visit: Visit, server: Serv
     assert shown == pytest.approx(expected.tolist(), abs=1e-9)
 
 
+def test_layers_are_asked_for_in_parts_where_one_answer_cannot_hold_them(visit: Visit) -> None:
+    page = visit.open("/heads")
+    page.wait_for_selector("[data-test=look]")
+    asked: list[Any] = []
+    page.on("request", lambda request: asked.append(request.post_data_json) if request.method == "POST" else None)
+    score = """async (numHeads) => {
+        const { inductionScores } = await import("headcount/induction.js");
+        return inductionScores("tiny", [0, 1, 2].map((layer_idx) => ({ layer_idx, num_q_heads: numHeads })));
+    }"""
+    at_once, in_parts = page.evaluate(score, 6), page.evaluate(score, 500)
+    assert [body["layers"] for body in asked] == [[0, 1, 2], [0, 1], [2]]
+    assert at_once == in_parts
+
+
 def test_a_text_that_is_too_long_is_refused_in_words(visit: Visit) -> None:
     page = visit.open("/heads")
     look(page, "many words " * 200)
