@@ -16,12 +16,12 @@ def check_request(request: Request, info: EngineInfo) -> None:
         raise RequestRefusedError(
             "the prompt must hold at least 1 token, got none", code="invalid_value", param="prompt"
         )
-    _check_token_ids("prompt", request.prompt_token_ids, info)
-    _check_token_ids("logit_bias", list(params.logit_bias), info)
-    _check_token_ids("stop_token_ids", list(params.stop_token_ids), info)
-    _check_token_ids("allowed_token_ids", list(params.allowed_token_ids), info)
+    check_token_ids("prompt", request.prompt_token_ids, info)
+    check_token_ids("logit_bias", list(params.logit_bias), info)
+    check_token_ids("stop_token_ids", list(params.stop_token_ids), info)
+    check_token_ids("allowed_token_ids", list(params.allowed_token_ids), info)
     for word in params.bad_words_token_ids:
-        _check_token_ids("bad_words", list(word), info)
+        check_token_ids("bad_words", list(word), info)
     _check_min_tokens(params, info)
     _check_length(num_prompt_tokens, params.max_tokens, info)
 
@@ -59,7 +59,12 @@ def _check_length(num_prompt_tokens: int, max_tokens: int, info: EngineInfo) -> 
     )
 
 
-def _check_token_ids(param: str, token_ids: list[int], info: EngineInfo) -> None:
+def check_token_ids(param: str, token_ids: list[int], info: EngineInfo) -> None:
+    """Compare ids with the model's vocabulary; `param` is the request's field that they come from.
+
+    Raises:
+        RequestRefusedError: one is not in it.
+    """
     for token_id in token_ids:
         if not 0 <= token_id < info.vocab_size:
             raise RequestRefusedError(

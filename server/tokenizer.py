@@ -7,6 +7,7 @@ from pathlib import Path
 
 from checkpoints.tokenizer_folder import load_tokenizer
 from engine.token_bytes import TokenBytes
+from heads.texts import find_delimiters
 from server.detokenizer import REPLACEMENT, ByteDetokenizer, Detokenizer, WindowDetokenizer
 from server.errors import invalid_request
 from server.vocabulary import Vocabulary
@@ -92,6 +93,10 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """The same as text, with U+FFFD for parts of characters."""
         return self.token_bytes(token_id).decode(errors="replace")
+
+    def find_delimiters(self, token_ids: Sequence[int]) -> list[bool]:
+        """Which tokens are punctuation, line ends or special tokens, as `headcount heads inspect` counts them."""
+        return find_delimiters(self._tokenizer, token_ids)
 
     def token_id(self, token: str) -> int | None:
         """The id of a token that is written just so in the vocabulary; None where there is none."""

@@ -57,5 +57,9 @@ class AttentionHeads(Element, component="components/attentionHeads.js"):
     """What every head of a served model looks at, in a sentence."""
 
 
+class HeadInspection(Element, component="components/headInspection.js"):
+    """The figures of every head from a file that `headcount heads inspect` wrote, read in the browser."""
+
+
 class BlockMap(Element, component="components/blockMap.js"):
     """Every block of the KV cache, drawn."""

@@ -68,6 +68,7 @@ def _playground() -> None:
 def _heads() -> None:
     _title("Heads", "What every head of a served model looks at while it reads a sentence.")
     elements.AttentionHeads()
+    elements.HeadInspection()
 
 
 def _blocks() -> None:

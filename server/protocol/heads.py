@@ -1,5 +1,7 @@
 """POST /v1/heads/attention: the body and its bounds, and the answer."""
 
+from typing import Annotated
+
 import msgspec
 from pydantic import Field
 
@@ -13,12 +15,12 @@ MAX_WEIGHTS_BYTES = 16 << 20
 class AttentionBody(RequestBody):
     """A text whose attention is to be looked at."""
 
-    prompt: str = Field(min_length=1)
-    """The text: at most 256 tokens."""
+    prompt: Annotated[str, Field(min_length=1)] | Annotated[list[int], Field(min_length=1, fail_fast=True)]
+    """A text, or token ids: at most 256 tokens."""
     layers: list[int] | None = Field(default=None, min_length=1, max_length=256)
     """Indices of layers. Unset: all of them."""
     add_special_tokens: bool = True
-    """Let the tokenizer add what it adds to a text."""
+    """Let the tokenizer add what it adds to a text; token ids stay as they are."""
 
 
 class LayerAttention(msgspec.Struct):
@@ -40,4 +42,7 @@ class AttentionOut(msgspec.Struct):
     num_layers: int
     token_ids: list[int]
     tokens: list[str]
+    is_delimiter: Annotated[
+        list[bool], msgspec.Meta(description="Per token: it is punctuation, a line end or a special token.")
+    ]
     layers: list[LayerAttention]

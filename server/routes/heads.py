@@ -7,6 +7,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from engine.admission import check_token_ids
 from engine.info import EngineInfo
 from kvcache.geometry import LayerGeometry
 from server.auth import requires_admin
@@ -40,16 +41,20 @@ async def compute_attention(body: AttentionBody, request: Request) -> Response:
 
 
 async def _encode(body: AttentionBody, model: ServedModel, info: EngineInfo) -> list[int]:
-    """Token ids of the text.
+    """Token ids of the prompt.
 
     Raises:
         APIError: there is none, or there are too many (400).
+        RequestRefusedError: one is not in the vocabulary (400).
     """
-    [token_ids] = await model.tokenizer.encode_async([body.prompt], add_special_tokens=body.add_special_tokens)
+    token_ids = body.prompt
+    if isinstance(token_ids, str):
+        [token_ids] = await model.tokenizer.encode_async([token_ids], add_special_tokens=body.add_special_tokens)
     limit = min(MAX_TOKENS, info.max_model_len)
     if not 1 <= len(token_ids) <= limit:
         message = f"prompt must be 1 to {limit} tokens, got {len(token_ids)}: shorten it"
         raise invalid_request(message, code="context_length_exceeded", param="prompt")
+    check_token_ids("prompt", token_ids, info)
     return token_ids
 
 
@@ -86,6 +91,7 @@ def _answer(model: ServedModel, info: EngineInfo, token_ids: list[int], layers: 
             num_layers=len(geometry),
             token_ids=token_ids,
             tokens=[model.tokenizer.token_text(token_id) for token_id in token_ids],
+            is_delimiter=model.tokenizer.find_delimiters(token_ids),
             layers=[
                 LayerAttention(
                     layer_idx=layer_idx,

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from server.errors import ErrorResponse
 from server.served_model import ServedModel, ServerState
@@ -24,6 +24,7 @@ class LoadedModelEntry(ModelEntry):
     """A served model. Where layers differ, the numbers of heads are the first layer's; /v1/kv has them all."""
 
     max_model_len: int
+    vocab_size: int = Field(description="Token ids run from 0 to this, less one.")
     attention_type: str
     num_q_heads: int
     num_kv_heads: int
@@ -62,6 +63,7 @@ def _entry(model: ServedModel, created_s: int) -> LoadedModelEntry | ModelEntry:
         id=model.name,
         created=created_s,
         max_model_len=info.max_model_len,
+        vocab_size=info.vocab_size,
         attention_type=info.geometry.attention_type,
         num_q_heads=first.num_q_heads,
         num_kv_heads=first.num_kv_heads,

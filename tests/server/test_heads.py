@@ -8,9 +8,11 @@ import msgspec
 import pytest
 from pydantic import SecretStr
 
+from heads.texts import find_delimiters
 from server.protocol.heads import MAX_TOKENS
 from server.routes import heads
-from tests.server.fake_engine import FakeServer
+from tests.server import tiny_tokenizers as tiny
+from tests.server.fake_engine import EOS_ID, VOCABULARY, FakeServer, encode
 from tests.server.stand_ins import connect
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +51,25 @@ async def test_layers_and_tokens(tmp_path: Path) -> None:
     assert answer["num_layers"] == 30
 
 
+async def test_token_ids_are_taken_as_they_are(tmp_path: Path) -> None:
+    server = HeadsServer(tmp_path)
+    answer = (await server.post(prompt=[5, 3, 5], layers=[0])).json()
+    assert server.asked == [([5, 3, 5], [0])]
+    assert answer["token_ids"] == [5, 3, 5]
+    assert len(answer["tokens"]) == 3
+
+
+async def test_delimiters_are_those_that_inspect_counts(tmp_path: Path) -> None:
+    server = HeadsServer(tmp_path)
+    token_ids = [EOS_ID, *encode("a, b.\n c")]
+    answer = (await server.post(prompt=token_ids, layers=[0])).json()
+    assert answer["is_delimiter"] == find_delimiters(tiny.byte_level(), token_ids)
+    found = [
+        token for token, is_delimiter in zip(answer["tokens"], answer["is_delimiter"], strict=True) if is_delimiter
+    ]
+    assert found == [tiny.EOS, ",", ".", "\n"]
+
+
 async def test_all_layers_where_none_is_named(tmp_path: Path) -> None:
     server = HeadsServer(tmp_path)
     assert len((await server.post(prompt="hello")).json()["layers"]) == 30
@@ -59,6 +80,12 @@ async def test_all_layers_where_none_is_named(tmp_path: Path) -> None:
     [
         ({"prompt": ""}, "prompt", "at least 1"),
         ({"prompt": "x" * 4000}, "prompt", f"1 to {MAX_TOKENS} tokens"),
+        ({"prompt": []}, "prompt", "at least 1"),
+        ({"prompt": 5}, "prompt", "must be a string or an array, got 5"),
+        ({"prompt": [1, "a"]}, "prompt[1]", "must be an integer"),
+        ({"prompt": [0] * (MAX_TOKENS + 1)}, "prompt", f"1 to {MAX_TOKENS} tokens, got {MAX_TOKENS + 1}"),
+        ({"prompt": [0, -1]}, "prompt", f"token ids must be 0 to {len(VOCABULARY) - 1}, got -1"),
+        ({"prompt": [len(VOCABULARY)]}, "prompt", f"0 to {len(VOCABULARY) - 1}, got {len(VOCABULARY)}"),
         ({"prompt": "a", "layers": [30]}, "layers", "0 to 29, got 30"),
         ({"prompt": "a", "layers": [-1]}, "layers", "0 to 29, got -1"),
         ({"prompt": "a", "layers": []}, "layers", "at least 1"),

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.anyio
 
 GEOMETRY = {
     "max_model_len": 1000,
+    "vocab_size": 100,
     "attention_type": "gqa",
     "num_q_heads": 9,
     "num_kv_heads": 3,

@@ -24,6 +24,9 @@ export function significant(number) {
   return number.toLocaleString("en-US", { minimumFractionDigits: 0, maximumFractionDigits: digits });
 }
 
+/** Three digits however small the number is: `0.00123`. */
+export const digits = (number) => (Number.isFinite(number) ? String(Number(number.toPrecision(3))) : NONE);
+
 /** `840 µs`, `12.4 ms`, `1.82 s`, as [number, unit]. */
 export function duration(seconds) {
   if (seconds == null || !Number.isFinite(seconds)) return [NONE, ""];
