@@ -7,6 +7,7 @@ A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; a test hol
 
 import json
 import re
+import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,6 +123,40 @@ def head_variants(rows: Measured) -> Rows:
         yield name, f"{variant['kv_bytes_per_token']:,}", *times
 
 
+def linearity(rows: Measured) -> Rows:
+    """Straight lines through the steps' medians, and how much of their differences these explain."""
+    yield "variant", "ms a step", "+ ms a request", "r²", "ms a step", "+ ms per 1,000 tokens of each request", "r²"
+    for variant in rows:
+        name = f"{variant['attention_type'].upper()}, {variant['num_kv_heads']} KV heads"
+        yield (
+            name,
+            *_line_through(variant["by_batch"], "batch_size", 1),
+            *_line_through(variant["by_context"], "context_tokens", 1000),
+        )
+
+
+def _line_through(points: list[dict[str, Any]], field: str, unit: int) -> tuple[str, str, str]:
+    xs, ys = [point[field] / unit for point in points], [1000 * point["step_s"]["p50"] for point in points]
+    slope, intercept = statistics.linear_regression(xs, ys)
+    return f"{intercept:.1f}", f"{slope:.2f}", f"{statistics.correlation(xs, ys) ** 2:.4f}"
+
+
+def resident_memory(rows: Measured) -> Rows:
+    yield "weights", "weights, MB", "KV pool, MB", "engine's resident memory, MB", "beside weights and pool, MB"
+    for row in rows:
+        fields = ("weights_bytes", "kv_cache_bytes", "resident_bytes", "beside_bytes")
+        name = "bfloat16" if row["quantization"] == "none" else row["quantization"]
+        yield name, *(f"{row[field] / 1e6:,.0f}" for field in fields)
+
+
+def open_page(rows: Measured) -> Rows:
+    yield "page", "requests a second", "tokens/s without", "tokens/s with it open", "ratio", "ratios of the pairs"
+    for row in rows:
+        rates = (f"{row[field]:.1f}" for field in ("tokens_per_s_without", "tokens_per_s_with"))
+        spread = f"{row['ratios'][0]:.3f} to {row['ratios'][-1]:.3f}"
+        yield row["page"], f"{row['requests_per_s']:g}", *rates, f"{row['ratio']:.3f}", spread
+
+
 def weight_quality(rows: Measured) -> Rows:
     yield "dtype", "weights", "bytes of weights", "perplexity", "top-1 agreement"
     for row in rows:
@@ -188,6 +223,9 @@ TABLES: dict[str, Table] = {
     "peers-http": Table("peers.json", "http", peers_http),
     "weight-quality": Table("weight_quality.json", "rows", weight_quality),
     "head-variants": Table("head_variants.json", "variants", head_variants),
+    "linearity": Table("head_variants.json", "variants", linearity),
+    "resident-memory": Table("resident_memory.json", "rows", resident_memory),
+    "open-page": Table("open_page.json", "pages", open_page),
     "shared-prefix": Table("kv.json", "shared_prefix", shared_prefix),
     "chat-turns": Table("kv.json", "chat", chat_turns),
     "long-prompt": Table("kv_long_prompt.json", "long_prompt", long_prompt),
