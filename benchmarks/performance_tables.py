@@ -149,6 +149,13 @@ def resident_memory(rows: Measured) -> Rows:
         yield name, *(f"{row[field] / 1e6:,.0f}" for field in fields)
 
 
+def step_overhead(rows: Measured) -> Rows:
+    yield "streams", "sampling", "step, ms", "not the model, ms", "share"
+    for row in rows:
+        share = f"{row['overhead_share']:.1%}"
+        yield f"{row['streams']}", row["sampling"], f"{row['step_ms']:.1f}", f"{row['overhead_ms']:.2f}", share
+
+
 def open_page(rows: Measured) -> Rows:
     yield "page", "requests a second", "tokens/s without", "tokens/s with it open", "ratio", "ratios of the pairs"
     for row in rows:
@@ -225,6 +232,7 @@ TABLES: dict[str, Table] = {
     "head-variants": Table("head_variants.json", "variants", head_variants),
     "linearity": Table("head_variants.json", "variants", linearity),
     "resident-memory": Table("resident_memory.json", "rows", resident_memory),
+    "step-overhead": Table("step_overhead.json", "rows", step_overhead),
     "open-page": Table("open_page.json", "pages", open_page),
     "shared-prefix": Table("kv.json", "shared_prefix", shared_prefix),
     "chat-turns": Table("kv.json", "chat", chat_turns),
