@@ -37,21 +37,22 @@ def watch(server: ServerProcess, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder for these tests alone, but for the compiled kernels."""
     compiled, folder = cache_folder() / "kernels", tmp_path_factory.mktemp("cache")
     compiled.mkdir(parents=True, exist_ok=True)
     (folder / "kernels").symlink_to(compiled, target_is_directory=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADCOUNT_CACHE_DIR", str(folder))
-        yield folder
+    return folder
 
 
 @pytest.fixture(scope="module")
 def server(tiny_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server of the tiny model."""
+    """A server of the tiny model, which keeps what it makes in `cache`."""
     args = ("--model", f"tiny={tiny_folder}", "--kv-cache-memory-bytes", "4000000", "--max-num-batched-tokens", "256")
-    with ServerProcess(*args, log=tmp_path_factory.mktemp("served") / "log") as server:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADCOUNT_CACHE_DIR", str(cache))
+        server = ServerProcess(*args, log=tmp_path_factory.mktemp("served") / "log")
+    with server:
         yield server.wait_ready()
 
 
