@@ -220,7 +220,9 @@ class EngineClient:
         self._is_stopping = True
         self._send(Stop())
         if self._process is not None:
-            await _wait_or_kill(self._process)
+            # One that loads reads no message and has nothing to lose.
+            is_listening = self.state is EngineState.READY
+            await _wait_or_kill(self._process, STOP_TIMEOUT_S if is_listening else 0)
         if self._supervisor is not None:
             await self._supervisor
 
@@ -365,12 +367,12 @@ class EngineClient:
         future.add_done_callback(self._sends.discard)
 
 
-async def _wait_or_kill(process: asyncio.subprocess.Process) -> None:
-    try:
-        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-    except TimeoutError:
+async def _wait_or_kill(process: asyncio.subprocess.Process, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), timeout_s)
+    if process.returncode is None:
         process.kill()
-        await process.wait()
+    await process.wait()
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

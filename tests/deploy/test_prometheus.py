@@ -14,7 +14,7 @@ import pytest
 
 from deploy.monitoring import build_board
 from tests.e2e.conftest import demo_folder, tiny_folder  # noqa: F401  fixtures
-from tests.e2e.server_process import ServerProcess
+from tests.e2e.server_process import TRUST, ServerProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.demo]
 
@@ -39,7 +39,8 @@ def prometheus(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             pytest.fail("prometheus is not installed: .ci/run installs it")
         pytest.skip("prometheus is not installed (Debian: apt-get install prometheus)")
     folder = tmp_path_factory.mktemp("prometheus")
-    with ServerProcess("--model", f"tiny={tiny_folder}", "--max-model-len", "512", log=folder / "server.log") as server:
+    args = ("--model", f"tiny={tiny_folder}", "--max-model-len", "512", "--kv-cache-memory-bytes", "20000000")
+    with ServerProcess(*args, log=folder / "server.log") as server:
         server.wait_ready()
         (folder / "prometheus.yml").write_text(CONFIG.format(target=server.url.removeprefix("http://")))
         process = _start(binary, folder)
@@ -85,7 +86,7 @@ def _work(server: ServerProcess) -> None:
 
 
 def _ask(url: str, expression: str) -> list[Any]:
-    answer = httpx.get(f"{url}/api/v1/query", params={"query": expression}, timeout=10).json()
+    answer = httpx.get(f"{url}/api/v1/query", params={"query": expression}, timeout=10, verify=TRUST).json()
     assert answer["status"] == "success", answer
     result: list[Any] = answer["data"]["result"]
     return result

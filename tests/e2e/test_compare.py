@@ -1,8 +1,9 @@
-"""Variants of a model compared over HTTP, and served side by side."""
+"""Variants of a model compared over HTTP."""
 
 import json
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,33 @@ def watch(server: ServerProcess, name: str) -> list[dict[str, Any]]:
     return events(payloads)
 
 
-@pytest.fixture
-def server(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A server of the tiny model with a cache folder of its own, but for the compiled kernels."""
-    compiled = cache_folder() / "kernels"
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for these tests alone, but for the compiled kernels."""
+    compiled, folder = cache_folder() / "kernels", tmp_path_factory.mktemp("cache")
     compiled.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "kernels").symlink_to(compiled, target_is_directory=True)
-    monkeypatch.setenv("HEADCOUNT_CACHE_DIR", str(tmp_path / "cache"))
-    kv = ("--kv-cache-memory-bytes", "4000000")
-    with ServerProcess("--model", f"tiny={tiny_folder}", *kv, log=tmp_path / "log") as server:
+    (folder / "kernels").symlink_to(compiled, target_is_directory=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server of the tiny model, which keeps what it makes in `cache`."""
+    args = ("--model", f"tiny={tiny_folder}", "--kv-cache-memory-bytes", "4000000", "--max-num-batched-tokens", "256")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADCOUNT_CACHE_DIR", str(cache))
+        server = ServerProcess(*args, log=tmp_path_factory.mktemp("served") / "log")
+    with server:
         yield server.wait_ready()
 
 
+def comparison_ids(server: ServerProcess) -> list[str]:
+    return [one["id"] for one in server.get("/v1/compare").json()["data"]]
+
+
 @pytest.mark.timeout(900)
-def test_a_comparison_over_http_from_start_to_result(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_comparison_over_http_from_start_to_result(server: ServerProcess, cache: Path) -> None:
+    before = comparison_ids(server)
     started = server.post("/v1/compare", BODY)
     assert started.status_code == 202, started.text
     name = started.json()["id"]
@@ -64,9 +77,9 @@ def test_a_comparison_over_http_from_start_to_result(server: ServerProcess, tmp_
     record = server.get(f"/v1/compare/{name}").json()
     check(record["result"])
     assert record["result"]["num_other_requests"] == 1
-    assert len(list((tmp_path / "cache" / "variants").glob("*-kv*"))) == 2
+    assert len(list((cache / "variants").glob("*-kv*"))) == 2
     assert len(server.engine_pids()) == 1, "the engines of the variants are gone"
-    assert [one["id"] for one in server.get("/v1/compare").json()["data"]] == [name]
+    assert comparison_ids(server) == [name, *before]
 
 
 def check(result: dict[str, Any]) -> None:
@@ -110,27 +123,6 @@ def test_a_comparison_that_is_stopped_leaves_no_engine(server: ServerProcess) ->
     assert seen[-1]["state"] == "stopped"
     assert len(server.engine_pids()) == 1
     assert server.post("/v1/completions", {"model": "tiny", "prompt": "hi", "max_tokens": 2}).status_code == 200
-
-
-def test_variants_are_served_side_by_side_and_told_apart(tiny_folder: Path, tmp_path: Path) -> None:
-    flags = ("--model", f"a={tiny_folder}", "--model", f"b={tiny_folder}", "--kv-cache-memory-bytes", "1000000")
-    with ServerProcess(*flags, log=tmp_path / "log") as server:
-        server.wait_ready()
-        assert len(server.engine_pids()) == 2, "an engine process each"
-        assert [entry["id"] for entry in server.get("/v1/models").json()["data"]] == ["a", "b"]
-        assert [engine["model"] for engine in server.get("/health").json()["engines"]] == ["a", "b"]
-        for model, max_tokens in (("a", 3), ("b", 7)):
-            body = {"model": model, "prompt": "hello", "max_tokens": max_tokens, "ignore_eos": True}
-            assert server.post("/v1/completions", body).json()["model"] == model
-        chat = server.post("/tokenize", {"model": "b", "prompt": "hello"})
-        assert chat.status_code == 200
-        metrics = server.get("/metrics").text
-        for model, tokens in (("a", 3), ("b", 7)):
-            assert f'headcount_generation_tokens_total{{model_name="{model}"}} {tokens}.0' in metrics
-            assert f'headcount_engine_up{{model_name="{model}"}} 1.0' in metrics
-            assert server.kv(model)["bytes"]["total"] <= 1_000_000
-        unknown = server.post("/v1/completions", {"model": "c", "prompt": "hello"})
-        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
 
 
 @pytest.mark.soak

@@ -1,10 +1,8 @@
 """The examples of the documentation, run as they stand."""
 
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +10,6 @@ from tests.architecture.sources import ROOT
 from tests.e2e.server_process import ServerProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.demo]
-
-SHOWS_TOOLS = "{{ tools | tojson }}<tool_call>{{ messages[0].content }}"
 
 
 def run_example(page: str, url: str, model: str) -> str:
@@ -29,10 +25,6 @@ def test_structured_output(demo_server: ServerProcess) -> None:
     assert re.search(r"name='.*' is_capital=(True|False)", run_example("structured-output.md", demo_server.url, "demo"))
 
 
-def test_tools(tiny_folder: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_folder, tmp_path / "model")
-    (folder / "chat_template.jinja").write_text(SHOWS_TOOLS)
-    args = ("--model", f"tiny={folder}", "--kv-cache-memory-bytes", "50000000")
-    with ServerProcess(*args, log=tmp_path / "log") as server:
-        printed = run_example("tools.md", server.wait_ready().url, "tiny")
+def test_tools(templated_server: ServerProcess) -> None:
+    printed = run_example("tools.md", templated_server.url, "tiny")
     assert re.search(r'get_weather \{\s*"city"\s*:\s*"(Rome|Oslo)"', printed), printed

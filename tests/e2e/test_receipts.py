@@ -1,28 +1,18 @@
 """Receipts, salts and the block map of a really started server."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.e2e.conftest import API_KEY
 from tests.e2e.server_process import ServerProcess, events
 
 pytestmark = [pytest.mark.e2e, pytest.mark.demo]
 
-API_KEY = "a-key"
 AUTHORIZED = {"Authorization": f"Bearer {API_KEY}"}
 PROMPT = "The quick brown fox jumps over the lazy dog. " * 8
-
-
-@pytest.fixture(scope="module")
-def keyed(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A small model behind a key."""
-    log = tmp_path_factory.mktemp("keyed") / "log"
-    with ServerProcess("--model", str(tiny_folder), "--api-key", API_KEY, log=log) as server:
-        yield server.wait_ready()
 
 
 def usage(server: ServerProcess, **fields: Any) -> dict[str, Any]:
@@ -34,31 +24,37 @@ def usage(server: ServerProcess, **fields: Any) -> dict[str, Any]:
     return found
 
 
-def test_salts_part_clients_and_requests_with_one_salt_share(keyed: ServerProcess) -> None:
-    num_tokens = usage(keyed)["prompt_tokens"]
+def counters(server: ServerProcess) -> dict[str, float]:
+    metrics = server.get("/metrics").text
+    return {line.split("{")[0]: float(line.rpartition(" ")[2]) for line in metrics.splitlines() if "{" in line}
+
+
+def test_salts_part_clients_and_requests_with_one_salt_share(keyed_server: ServerProcess) -> None:
+    before = counters(keyed_server)
+    num_tokens = usage(keyed_server)["prompt_tokens"]
     most = (num_tokens - 1) // 16 * 16
     found = [
-        usage(keyed, cache_salt=salt)["prompt_tokens_details"]["cached_tokens"]
+        usage(keyed_server, cache_salt=salt)["prompt_tokens_details"]["cached_tokens"]
         for salt in (None, "a", "a", "b", "b", None)
     ]
     assert found == [most, 0, most, 0, most, most]
-    metrics = httpx.get(f"{keyed.url}/metrics").text
-    counts = {line.split("{")[0]: float(line.rpartition(" ")[2]) for line in metrics.splitlines() if "{" in line}
-    assert counts["headcount_prompt_tokens_total"] == 7 * num_tokens
-    assert counts["headcount_cached_prompt_tokens_total"] == 4 * most
-    assert counts["headcount_prefix_cache_hit_ratio"] == pytest.approx(4 * most / (7 * num_tokens))
+    after = counters(keyed_server)
+    prompts, cached = "headcount_prompt_tokens_total", "headcount_cached_prompt_tokens_total"
+    assert after[prompts] - before.get(prompts, 0) == 7 * num_tokens
+    assert after[cached] - before.get(cached, 0) == 4 * most
+    assert after["headcount_prefix_cache_hit_ratio"] == pytest.approx(after[cached] / after[prompts])
 
 
-def test_a_refused_salt_leaves_nothing(keyed: ServerProcess) -> None:
-    [model] = keyed.get("/v1/models", headers=AUTHORIZED).json()["data"]
+def test_a_refused_salt_leaves_nothing(keyed_server: ServerProcess) -> None:
+    [model] = keyed_server.get("/v1/models", headers=AUTHORIZED).json()["data"]
     body = {"model": model["id"], "prompt": PROMPT, "cache_salt": "x" * 100_000}
-    response = keyed.post("/v1/completions", body, headers=AUTHORIZED)
+    response = keyed_server.post("/v1/completions", body, headers=AUTHORIZED)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "cache_salt")
-    blocks = keyed.get("/v1/kv/blocks", headers=AUTHORIZED).json()
+    blocks = keyed_server.get("/v1/kv/blocks", headers=AUTHORIZED).json()
     assert set(blocks["states"]) <= {"f", "c"}
     assert blocks["request_ids"] == []
     for path in ("/v1/kv/blocks", "/v1/requests/cmpl-1"):
-        assert keyed.get(path).status_code == 401, path
+        assert keyed_server.get(path).status_code == 401, path
 
 
 def test_a_second_turn_finds_all_but_the_last_partial_block(demo_server: ServerProcess) -> None:

@@ -3,10 +3,7 @@
 import json
 import random
 import re
-import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Literal
 
 import jsonschema_rs
@@ -18,29 +15,12 @@ from tests.e2e.server_process import ServerProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.demo]
 
-TEMPLATE = """{% for tool in tools or [] %}{{ tool | tojson }}
-{% endfor %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% for call in m.tool_calls or [] -%}
-<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}
-{% endfor %}{% if loops %}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}
-{%- if escapes %}{{ messages.__class__.__mro__ }}{% endif %}<assistant>"""
-THINKER = "{{ messages[0].content }}{% if thinks %}<think>\n{% endif %}{# </think> #}"
 QUESTION: Any = [{"role": "user", "content": "Say something."}]
 
 
 @pytest.fixture(scope="module")
-def server(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    args = ["--kv-cache-memory-bytes", "50000000", "--chat-template-timeout-s", "0.5"]
-    for name, template in (("tiny", TEMPLATE), ("thinker", THINKER)):
-        folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("templated") / name)
-        (folder / "chat_template.jinja").write_text(template)
-        args += ["--model", f"{name}={folder}"]
-    with ServerProcess(*args, log=tmp_path_factory.mktemp("structured") / "log") as started:
-        yield started.wait_ready()
-
-
-@pytest.fixture(scope="module")
-def api(server: ServerProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
+def api(templated_server: ServerProcess) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{templated_server.url}/v1", api_key="unused", max_retries=0)
 
 
 def random_schema(source: random.Random, depth: int = 0) -> dict[str, Any]:
@@ -174,21 +154,23 @@ def test_structured_outputs(api: openai.OpenAI, outputs: dict[str, Any], pattern
         assert re.fullmatch(pattern, chat.choices[0].message.content or "") or chat.choices[0].finish_reason == "length"
 
 
-def test_thoughts_come_before_an_answer_that_matches(server: ServerProcess) -> None:
+def test_thoughts_come_before_an_answer_that_matches(templated_server: ServerProcess) -> None:
     body = {"model": "thinker", "messages": QUESTION, "structured_outputs": {"choice": ["yes", "no"]}, "seed": 1}
     options = {"chat_template_kwargs": {"thinks": True}, "max_tokens": 60}
-    cut = server.post("/v1/chat/completions", {**body, **options}).json()["choices"][0]
+    cut = templated_server.post("/v1/chat/completions", {**body, **options}).json()["choices"][0]
     assert (cut["finish_reason"], cut["message"]["content"]) == ("length", ""), "random weights think for ever"
     assert cut["message"]["reasoning_content"]
 
 
 @pytest.mark.parametrize(("variable", "message"), [("loops", "longer than 0.5 s"), ("escapes", "unsafe")])
-def test_a_template_that_leaves_or_loops_is_stopped(server: ServerProcess, variable: str, message: str) -> None:
+def test_a_template_that_leaves_or_loops_is_stopped(
+    templated_server: ServerProcess, variable: str, message: str
+) -> None:
     body = {"model": "tiny", "messages": QUESTION, "max_tokens": 2}
-    response = server.post("/v1/chat/completions", {**body, "chat_template_kwargs": {variable: True}})
+    response = templated_server.post("/v1/chat/completions", {**body, "chat_template_kwargs": {variable: True}})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_messages")
     assert message in response.json()["error"]["message"]
-    assert server.post("/v1/chat/completions", body).status_code == 200
+    assert templated_server.post("/v1/chat/completions", body).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -200,10 +182,10 @@ def test_a_template_that_leaves_or_loops_is_stopped(server: ServerProcess, varia
         ({"grammar": "start: a\na: b"}, "unknown name"),
     ],
 )
-def test_a_wrong_grammar_says_where(server: ServerProcess, outputs: dict[str, Any], message: str) -> None:
+def test_a_wrong_grammar_says_where(templated_server: ServerProcess, outputs: dict[str, Any], message: str) -> None:
     body = {"model": "tiny", "prompt": "x", "structured_outputs": outputs}
-    error = server.post("/v1/completions", body).json()["error"]
+    error = templated_server.post("/v1/completions", body).json()["error"]
     [kind] = outputs
     assert (error["code"], error["param"]) == ("invalid_grammar", f"structured_outputs.{kind}")
     assert message in error["message"]
-    assert server.get("/health").status_code == 200
+    assert templated_server.get("/health").status_code == 200

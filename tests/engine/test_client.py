@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import engine.client
 from engine.client import EngineClient, EngineState
 from engine.errors import EngineUnavailableError, ModelLoadError, QueueFullError, RequestRefusedError
 from engine.info import EngineStats
@@ -215,6 +216,18 @@ async def test_a_model_that_cannot_be_loaded_is_not_tried_again(tmp_path: Path) 
         await client.wait_ready()
     assert (client.state, client.num_restarts) == (EngineState.STOPPED, 0)
     await client.shutdown()
+
+
+async def test_an_engine_that_still_loads_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine.client, "STOP_TIMEOUT_S", 1000)
+    client = EngineClient("tiny", folder, settings())
+    await client.start()
+    await until(lambda: client._process is not None)
+    await client.shutdown()
+    assert client._process is not None
+    assert client._process.returncode == -signal.SIGKILL
+    with pytest.raises(ModelLoadError, match="shut down while it loaded"):
+        await client.wait_ready()
 
 
 async def test_the_engine_ends_with_its_server(folder: Path) -> None:

@@ -86,7 +86,9 @@ def test_the_same_bytes_hold_three_and_nine_times_as_many(
             enable_prefix_cache=False,
             kv_watermark=kv_watermark,
             max_num_seqs=100,
-            max_num_batched_tokens=100 * NUM_TOKENS,
+            max_num_batched_tokens=8 * NUM_TOKENS,
+            # Prompts go on being read while those before them decode.
+            max_decode_slowdown=1000.0,
         )
         assert core.info.num_blocks == 4 * times * BLOCKS_PER_REQUEST
         measured[num_kv_heads] = most_at_once(core, 5 * times)

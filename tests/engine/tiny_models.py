@@ -54,15 +54,18 @@ def save_model(model: Any, folder: Path, **options: Any) -> Path:
 
 
 def settings(**overrides: Any) -> EngineSettings:
-    """Small, exact, on the CPU; any field of the model, cache or scheduler settings may be given by name."""
+    """Small, exact, on one CPU; any field of the model, cache or scheduler settings may be given by name.
+
+    Steps are short, for a start rehearses the longest one; products this small are slower on two threads.
+    """
 
     def pick(kind: Any, base: dict[str, Any]) -> Any:
         return kind(**{**base, **{k: v for k, v in overrides.items() if k in kind.model_fields}})
 
     return EngineSettings(
-        model_settings=pick(ModelSettings, {"dtype": "float64", "device": "cpu"}),
+        model_settings=pick(ModelSettings, {"dtype": "float64", "device": "cpu", "num_threads": 1}),
         cache=pick(CacheSettings, {"block_size": 4, "kv_cache_memory_bytes": 3_000_000}),
-        scheduler=pick(SchedulerSettings, {}),
+        scheduler=pick(SchedulerSettings, {"max_num_batched_tokens": 256, "max_num_seqs": 16}),
     )
 
 

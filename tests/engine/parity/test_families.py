@@ -1,6 +1,5 @@
 """Every family against transformers in float32, position by position."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,6 @@ from tests.engine.parity.rows import ROWS
 from tests.engine.parity.rows.row import VOCAB_SIZE
 
 TOLERANCE = 1e-4
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small are slower on two threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", ROWS)
