@@ -76,19 +76,21 @@ def _attention_half(spec: DecoderSpec, layer: LayerSpec, size: StepSize, method:
     qkv = num_rows * qkv_width * dtype_bytes
     turning = 0
     if layer.rope and (not method.is_native or layer.rope.is_interleaved):
-        half = num_rows * (layer.num_q_heads + layer.num_kv_heads) * layer.rope.rotary_dim // 2 * method.wide_bytes
+        # Queries and keys are turned one after the other, and there are no fewer queries.
+        half = num_rows * layer.num_q_heads * layer.rope.rotary_dim // 2 * method.wide_bytes
         turning = 4 * half + (2 * half if dtype_bytes < 4 else 0)
-    normed = num_rows * (layer.q_width + layer.k_width) * dtype_bytes if layer.qk_norm else 0
+    # Normalised keys are gone when they are in the cache.
+    q_normed, k_normed = (
+        num_rows * width * dtype_bytes * bool(layer.qk_norm) for width in (layer.q_width, layer.k_width)
+    )
     out = num_rows * layer.o_width * dtype_bytes
     sums = x if method.is_native else 2 * x
-    held = qkv + normed
-    if layer.qkv_clip is not None:
-        held = max(held, 2 * qkv)
     return max(
         qkv + product_bytes(num_rows, spec.hidden_size, qkv_width, method),
-        held + turning,
-        held + attention_bytes(layer, size, method),
-        held + out + sums + product_bytes(num_rows, layer.o_width, spec.hidden_size, method),
+        qkv * (1 if layer.qkv_clip is None else 2),
+        qkv + q_normed + k_normed + turning,
+        qkv + q_normed + attention_bytes(layer, size, method),
+        qkv + q_normed + out + sums + product_bytes(num_rows, layer.o_width, spec.hidden_size, method),
     )
 
 
