@@ -86,6 +86,8 @@ class Choice:
                 if delta.finish_reason in (FinishReason.ERROR, FinishReason.ABORT):
                     self._close(delta.finish_reason)
                     raise _error_of(delta)
+                if not self._has_whole_prompt:
+                    continue
                 piece = self._assembler.feed(delta)
                 if piece.finish_reason is not None:
                     self._close(piece.finish_reason)
@@ -94,6 +96,12 @@ class Choice:
                     return
         finally:
             self.close()
+
+    @property
+    def _has_whole_prompt(self) -> bool:
+        """Whether the log-probabilities of the prompt are there, as far as anybody asked: it comes in chunks, tokens after it."""
+        num_missing = self.request.num_prompt_tokens - 1 - len(self.prompt_logprobs)
+        return self.request.sampling_params.prompt_logprobs is None or num_missing <= 0
 
     def close(self) -> None:
         """End the choice; where its request still runs, it is aborted. Safe to call twice."""

@@ -109,7 +109,11 @@ def deltas_of(request: Request, token_ids: list[int], *, cached: int = 0) -> lis
         for token_id in token_ids
     ] or [TokenDelta(request.request_id, num_cached_tokens=cached)]
     if params.prompt_logprobs is not None:
-        deltas[0].prompt_logprobs = [entry(i, params.prompt_logprobs) for i in request.prompt_token_ids[1:]]
+        # As from a prompt that is computed in two chunks: some before the first token, the rest with it.
+        entries = [entry(i, params.prompt_logprobs) for i in request.prompt_token_ids[1:]]
+        deltas[0].prompt_logprobs = entries[len(entries) // 2 :]
+        first = TokenDelta(request.request_id, prompt_logprobs=entries[: len(entries) // 2], num_cached_tokens=cached)
+        deltas.insert(0, first)
     is_stop = bool(token_ids) and token_ids[-1] == EOS_ID
     deltas[-1].finish_reason = FinishReason.STOP if is_stop else FinishReason.LENGTH
     deltas[-1].stop_token_id = EOS_ID if is_stop else None
