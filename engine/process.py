@@ -4,6 +4,7 @@ One thread does everything, so that nothing in the engine needs a lock: read wha
 gave. A request that is aborted while a step runs ends before the next one.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -134,6 +135,7 @@ def main() -> None:
     except (EngineError, CheckpointError) as error:
         socket.send(encode(Failed(str(error))))
     else:
+        gc.freeze()  # what was loaded stays: no collection has to look at it again, between two steps
         socket.send(encode(Ready(core.info)))
         EngineProcess(core, socket).run()
     socket.close()
