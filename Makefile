@@ -9,7 +9,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL_INPUTS := pyproject.toml constraints.txt deploy/install.sh
 
-.PHONY: serve test check soak bench clean
+.PHONY: serve test check interpret soak bench clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.installed
@@ -25,6 +25,11 @@ check: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(RUN) -m pytest tests/architecture
+
+# The GPU's kernels, in Triton's interpreter, and compiled for GPUs that need not be there. Triton is large: not for everybody.
+interpret: $(VENV)/.installed-dev
+	$(RUN) -m pip install --quiet --no-deps --constraint constraints.txt triton
+	$(RUN) -m pytest tests/engine/kernels tests/engine/attention -k "triton or tuning" -m "not soak" $(ARGS)
 
 soak: $(VENV)/.installed-dev
 	$(RUN) -m pytest -m soak $(ARGS)
