@@ -46,7 +46,8 @@ def test_an_engine_killed_under_32_streams_five_times(
         ended = f'headcount_requests_total{{finish_reason="error",model_name="demo"}} {NUM_KILLS * NUM_STREAMS}.0'
         assert ended in page
         # The first time, threads are made that stay: those in which long answers are put together.
-        assert {(state.num_fds, state.num_threads) for state in states[1:]} == {states[0][1:]}
+        assert max(state.num_fds for state in states) == states[0].num_fds
+        assert max(state.num_threads for state in states) == states[0].num_threads
         assert server.post("/v1/completions", {"model": "demo", "prompt": "a", "max_tokens": 2}).status_code == 200
 
 
