@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.process_state import state_of
+from tests.e2e.process_state import ProcessState, state_of
 from tests.e2e.server_process import ServerProcess, events
 
 pytestmark = [pytest.mark.e2e, pytest.mark.demo, pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -38,7 +38,7 @@ def test_an_engine_killed_under_32_streams_five_times(
             server.wait_ready()
             times_s.append(time.monotonic() - killed_s)
             server.wait_idle()
-            states.append(state_of(server.process.pid))
+            states.append(settled(server.process.pid))
         print(f"ready again after {', '.join(f'{seconds:.1f}' for seconds in times_s)} s")
         assert max(times_s) < limit_s
         page = server.get("/metrics").text
@@ -46,9 +46,18 @@ def test_an_engine_killed_under_32_streams_five_times(
         ended = f'headcount_requests_total{{finish_reason="error",model_name="demo"}} {NUM_KILLS * NUM_STREAMS}.0'
         assert ended in page
         # The first time, threads are made that stay: those in which long answers are put together.
-        assert max(state.num_fds for state in states) == states[0].num_fds
-        assert max(state.num_threads for state in states) == states[0].num_threads
+        assert max(state.num_fds for state in states) <= states[0].num_fds
+        assert max(state.num_threads for state in states) <= states[0].num_threads
         assert server.post("/v1/completions", {"model": "demo", "prompt": "a", "max_tokens": 2}).status_code == 200
+
+
+def settled(pid: int) -> ProcessState:
+    """The state with the fewest descriptors of a second: a connection that was just left is there a while longer."""
+    found = []
+    for _ in range(10):
+        found.append(state_of(pid))
+        time.sleep(0.1)
+    return min(found, key=lambda state: state.num_fds)
 
 
 async def kill_under_streams(server: ServerProcess, number: int) -> list[list[str]]:
