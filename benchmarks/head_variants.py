@@ -9,23 +9,18 @@ vocabulary stay: what differs is the KV cache, and the small projections that fi
 """
 
 import argparse
-import json
-import os
-import shlex
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.console import Console
 
+from benchmarks.report import new_report, write_report
 from checkpoints.resolve import resolve_model
 from heads.convert import convert_heads
 from server.cli.bench_offline import SweepPoint, load_for_sweep, measure_point
 from server.cli.bench_sweep import SweepOptions
-from server.cli.machine import machine_facts
 
 NUM_KV_HEADS = (9, 3, 1)
 
@@ -40,18 +35,16 @@ def main() -> None:
             console.print(f"{num_kv_heads} key/value heads")
             variant, ceilings = measure(folder, args)
             variants.append({"num_kv_heads": num_kv_heads} | variant)
-    report = {
-        "command": shlex.join(["python", "-m", "benchmarks.head_variants", *sys.argv[1:]]),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine_facts(),
-        "load_average": os.getloadavg(),
-        "ceilings": ceilings,
-        "short_context": args.short_context,
-        "batch_size": args.batch_size,
-        "variants": variants,
-    }
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(
+        new_report(
+            "head_variants",
+            ceilings=ceilings,
+            short_context=args.short_context,
+            batch_size=args.batch_size,
+            variants=variants,
+        ),
+        args.output,
+    )
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -8,26 +8,23 @@ from, or the price of going without it.
 
 import argparse
 import hashlib
-import json
 import pydoc_data.topics
-import shlex
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.console import Console
 
-from benchmarks.kv_quality import TOPICS
+from benchmarks.quality import TOPICS
+from benchmarks.report import new_report, write_report
 from checkpoints.resolve import resolve_model
 from checkpoints.tokenizer_folder import load_tokenizer
 from heads.convert import convert_heads
 from heads.evaluation import WINDOW_TOKENS, Foretold, foretell, load_for_evaluation
 from heads.texts import cut_windows
 from server.cli.bench_report import VERSIONED
-from server.cli.machine import machine_facts, versions_of
+from server.cli.machine import versions_of
 
 METHODS = ("mean", "first", "aligned")
 
@@ -46,19 +43,16 @@ def main() -> None:
             convert_heads(source, folder, args.kv_heads, method)
             rows.append({"method": method} | _quality(foretell(load_for_evaluation(folder), windows), before))
             console.print(rows[-1])
-    report = {
-        "command": shlex.join(["python", "-m", "benchmarks.heads_pooling", *sys.argv[1:]]),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine_facts(),
-        "versions": versions_of(VERSIONED),
-        "model": args.model,
-        "num_kv_heads": args.kv_heads,
-        "window_tokens": WINDOW_TOKENS,
-        "text": {"topics": TOPICS, "sha256": hashlib.sha256(text.encode()).hexdigest(), "num_tokens": len(token_ids)},
-        "rows": rows,
-    }
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    report = new_report(
+        "heads_pooling",
+        versions=versions_of(VERSIONED),
+        model=args.model,
+        num_kv_heads=args.kv_heads,
+        window_tokens=WINDOW_TOKENS,
+        text={"topics": TOPICS, "sha256": hashlib.sha256(text.encode()).hexdigest(), "num_tokens": len(token_ids)},
+        rows=rows,
+    )
+    write_report(report, args.output)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -8,12 +8,8 @@ another machine, is left out. Rounds with and without alternate; the ratio is th
 """
 
 import argparse
-import json
-import os
-import shlex
 import shutil
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,9 +22,10 @@ from playwright.sync_api import Request, sync_playwright
 from rich.console import Console
 
 from benchmarks.peer_runs.http_servers import closed_loop_round, headcount_command, running
+from benchmarks.report import new_report, write_report
 from checkpoints.resolve import resolve_model
 from server.cli.bench_load import LoadOptions
-from server.cli.machine import machine_facts, num_cores
+from server.cli.machine import num_cores
 from server.load.prompts import WORDS
 from server.tokenizer import Tokenizer
 
@@ -66,16 +63,7 @@ def main() -> None:
             rows = measure(urls["headcount"], bodies, asked, args)
             pages.append(summary(path, asked, rows, args.record_s))
             console.print(pages[-1])
-    report = {
-        "command": shlex.join(["python", "-m", "benchmarks.open_page", *sys.argv[1:]]),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine_facts(),
-        "load_average": os.getloadavg(),
-        "streams": args.streams,
-        "pages": pages,
-    }
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(new_report("open_page", streams=args.streams, pages=pages), args.output)
 
 
 def parse_arguments() -> argparse.Namespace:

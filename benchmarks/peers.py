@@ -10,13 +10,10 @@ is in the report as "skipped", with the reason.
 """
 
 import argparse
-import json
 import os
 import random
-import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -35,8 +32,9 @@ from benchmarks.peer_runs.http_servers import (
 )
 from benchmarks.peer_runs.processes import PeerError, Worker, llama_cpp_python
 from benchmarks.peer_runs.worker import Job, Result
+from benchmarks.report import new_report, write_report
 from checkpoints.resolve import resolve_model
-from server.cli.machine import machine_facts, num_cores
+from server.cli.machine import num_cores
 from server.tokenizer import Tokenizer
 
 TEXTS = (
@@ -69,21 +67,15 @@ def main() -> None:
     args = parse_arguments()
     folder = resolve_model("demo")
     before = os.getloadavg()
-    report: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine_facts() | {"threads": args.threads},
-        "settings": {"rounds": args.rounds, "model": "demo"},
-        "skipped": {},
-    }
+    report = new_report("peers", settings={"rounds": args.rounds, "model": "demo"}, skipped={})
+    report["machine"]["threads"] = args.threads
     if not args.only_http:
         report |= in_process(args, folder, report["skipped"])
     if not args.only_in_process:
         report["http"] = over_http(args, folder, report["skipped"])
     report["load_average"] = {"before": before, "after": os.getloadavg()}
     show(report)
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, args.output)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -8,11 +8,6 @@ resident memory is read from the system. What is left when weights and pool are 
 
 import argparse
 import itertools
-import json
-import os
-import shlex
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +16,10 @@ import psutil
 from rich.console import Console
 
 from benchmarks.peer_runs.http_servers import closed_loop_round, headcount_command, running
+from benchmarks.report import new_report, write_report
 from checkpoints.resolve import resolve_model
 from server.cli.bench_load import LoadOptions
-from server.cli.machine import machine_facts, num_cores
+from server.cli.machine import num_cores
 from server.load.prompts import WORDS
 from server.tokenizer import Tokenizer
 
@@ -38,15 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = [measure(*pair) for pair in itertools.product(QUANTIZATIONS, POOL_MIB)]
     Console().print(*rows, sep="\n")
-    report = {
-        "command": shlex.join(["python", "-m", "benchmarks.resident_memory", *sys.argv[1:]]),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine_facts(),
-        "load_average": os.getloadavg(),
-        "rows": rows,
-    }
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(new_report("resident_memory", rows=rows), args.output)
 
 
 def measure(quantization: str, pool_mib: int) -> dict[str, Any]:

@@ -8,11 +8,7 @@ sent. The time inside the decoder and its head is taken; the rest of the time fr
 
 import argparse
 import functools
-import json
-import os
 import random
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +18,7 @@ from typing import Any, NamedTuple
 import zmq
 from rich.console import Console
 
+from benchmarks.report import new_report, write_report
 from checkpoints.resolve import resolve_model
 from configs.engine import EngineSettings
 from configs.fields import with_overrides
@@ -32,7 +29,6 @@ from engine.messages import Stop, encode
 from engine.models.decoder import Decoder
 from engine.process import EngineProcess
 from engine.request import Request, SamplingParams
-from server.cli.machine import machine_facts
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 128, 128
 SAMPLING = {
@@ -96,15 +92,7 @@ def main() -> None:
     watch = Watch()
     rows = [measure(core, watch, streams, name) for streams in args.streams for name in SAMPLING]
     Console().print(*rows, sep="\n")
-    report = {
-        "command": shlex.join(["python", "-m", "benchmarks.step_overhead", *sys.argv[1:]]),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine_facts(),
-        "load_average": os.getloadavg(),
-        "rows": rows,
-    }
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(new_report("step_overhead", rows=rows), args.output)
 
 
 def measure(core: EngineCore, watch: Watch, streams: int, sampling: str) -> dict[str, Any]:
