@@ -32,7 +32,7 @@ class ModelSettings(Settings):
 
     attention_backend: Literal["auto", "cpu", "varlen", "triton", "flashinfer", "reference"] = "auto"
     """Attention implementation. auto: for prefill and for decode the first one that has no objection to this model and
-    device (varlen is PyTorch's own FlashAttention)."""
+    device (varlen is PyTorch's own FlashAttention; flashinfer comes with pip install 'headcount[flashinfer]')."""
 
     enforce_eager: bool = False
     """On a GPU, launch every kernel of every step. Without it, steps that only decode are CUDA graphs where backend and kernels allow it, which takes memory and time at the start."""
