@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,8 @@ def _unpinned() -> Iterator[None]:
     before = os.sched_getaffinity(0)
     yield
     for task in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(task.name), before)
+        with suppress(ProcessLookupError):  # the thread has ended meanwhile
+            os.sched_setaffinity(int(task.name), before)
 
 
 def write(folder: Path, **files: str) -> None:
