@@ -5,6 +5,7 @@ another time: the places that come free at the measured rate are promised in the
 kept for those to whom they are promised, who are known by asking for the same again.
 """
 
+import bisect
 import itertools
 import math
 from collections import deque
@@ -40,6 +41,8 @@ class RetryAfter:
         """Of those who were refused, how many come back: the others need no place in the line."""
         self._promises: dict[Hashable, float] = {}
         """Who was told to come, and when: in whole seconds, as the header says it. The earliest are first."""
+        self._times_s: list[float] = []
+        """When they come, in order."""
 
     def ended(self, now_s: float) -> None:
         """A request has ended: a place is free."""
@@ -53,12 +56,19 @@ class RetryAfter:
         self._forget(name, is_taken=now_s <= come_s + KEPT_S)
         return now_s <= come_s + KEPT_S
 
-    def num_kept(self, now_s: float) -> int:
-        """Places whose owners are still to come: a new request does not overtake them."""
+    def num_kept(self, now_s: float, num_places: int) -> int:
+        """Places whose owners are expected before one that is taken now comes free again: a new request leaves them.
+
+        Args:
+            now_s: the time.
+            num_places: that there are; so many have to come free until the last one does.
+        """
         for name, come_s in list(itertools.islice(self._promises.items(), NUM_FORGOTTEN)):
             if come_s + KEPT_S < now_s:
                 self._forget(name, is_taken=False)
-        return len(self._promises)
+        until_s = now_s + num_places * self._place_s(now_s)
+        num_due = bisect.bisect_right(self._times_s, until_s) - bisect.bisect_left(self._times_s, now_s - KEPT_S)
+        return math.ceil(self._share * num_due)
 
     def promise(self, name: Hashable, now_s: float, num_places: int = 1) -> float:
         """Seconds until so many places have come free that nobody else was promised.
@@ -74,18 +84,24 @@ class RetryAfter:
         free_s = max(self._promised_s, self._front_s, line_s) + num_places * place_s
         self._promised_s = min(free_s, now_s + LONGEST_S)
         told_s = self._promised_s - now_s
-        self._promises.setdefault(name, now_s + math.ceil(told_s))
+        if name not in self._promises:
+            self._note(name, now_s + math.ceil(told_s))
         return told_s
 
     def promise_next(self, name: Hashable, now_s: float, num_places: int = 1) -> float:
         """The same for one who came as he was told, and found his place not free yet: he is before all others."""
         self._front_s = max(self._front_s, now_s) + SLACK * num_places * self._place_s(now_s)
         told_s = min(self._front_s - now_s, LONGEST_S)
-        self._promises[name] = now_s + math.ceil(told_s)
+        self._note(name, now_s + math.ceil(told_s))
         return told_s
 
+    def _note(self, name: Hashable, come_s: float) -> None:
+        self._promises[name] = come_s
+        bisect.insort(self._times_s, come_s)
+
     def _forget(self, name: Hashable, *, is_taken: bool) -> None:
-        del self._promises[name]
+        come_s = self._promises.pop(name)
+        del self._times_s[bisect.bisect_left(self._times_s, come_s)]
         self._share += SHARE_WEIGHT * (is_taken - self._share)
         self._share = max(self._share, SMALLEST_SHARE)
 

@@ -113,8 +113,8 @@ class OpenStreams:
             message = f"{limit} choices run and wait at most, got {num_requests} (n for each prompt); ask for fewer"
             raise RequestRefusedError(message, code="invalid_value", param="n")
         now_s = time.monotonic()
-        num_kept = min(self._retry_after.num_kept(now_s), self._settings.max_num_waiting // 2)
-        is_promised = num_kept > 0 and self._retry_after.claim(_name(prompts), now_s)
+        num_kept = self._retry_after.num_kept(now_s, limit)
+        is_promised = self._retry_after.claim(_name(prompts), now_s)
         num_missing = len(self._open) + num_requests - limit + (0 if is_promised else num_kept)
         if num_missing > 0:
             places = num_missing if is_promised else num_requests
