@@ -9,21 +9,19 @@ import contextlib
 import enum
 import logging
 import math
-import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import zmq
 import zmq.asyncio
 
 from configs.engine import EngineSettings
 from engine.admission import check_request
+from engine.child import EngineChild
 from engine.errors import EngineUnavailableError, ModelLoadError
 from engine.info import EngineInfo, EngineStats, RequestState
 from engine.messages import (
@@ -80,6 +78,7 @@ class EngineClient:
         folder: the checkpoint.
         settings: what the engine process is told.
         read_token_bytes: what its tokens stand for; called when the first request with a grammar comes.
+        child: a process that was started beforehand, to be its first one; None: `start` starts it.
 
     Attributes:
         folder: the checkpoint.
@@ -99,6 +98,7 @@ class EngineClient:
         folder: Path,
         settings: EngineSettings,
         read_token_bytes: Callable[[], TokenBytes] = lambda: TokenBytes([], []),
+        child: EngineChild | None = None,
     ) -> None:
         self.model_name = model_name
         self.state = EngineState.LOADING
@@ -121,7 +121,7 @@ class EngineClient:
         self._questions = OpenQuestions(self._send)
         self._known = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._child = child
         self._socket: zmq.asyncio.Socket | None = None
         self._sends: set[asyncio.Future[Any]] = set()
         self._is_stopping = False
@@ -129,7 +129,7 @@ class EngineClient:
     @property
     def pid(self) -> int | None:
         """Of the process that was started last."""
-        return self._process.pid if self._process else None
+        return self._child.pid if self._child else None
 
     async def start(self) -> None:
         """Start the process and return; `wait_ready` waits for the model."""
@@ -219,10 +219,10 @@ class EngineClient:
         """End the process: running requests are aborted. Safe to call twice."""
         self._is_stopping = True
         self._send(Stop())
-        if self._process is not None:
+        if self._child is not None:
             # One that loads reads no message and has nothing to lose.
             is_listening = self.state is EngineState.READY
-            await _wait_or_kill(self._process, STOP_TIMEOUT_S if is_listening else 0)
+            await _wait_or_kill(self._child, STOP_TIMEOUT_S if is_listening else 0)
         if self._supervisor is not None:
             await self._supervisor
 
@@ -268,49 +268,37 @@ class EngineClient:
         try:
             address = f"ipc://{folder}/engine"
             self._socket.bind(address)
-            self._process = await self._spawn(address)
-            await self._receive_until_exit(self._socket, self._process)
+            if self._child is None or self._child.return_code is not None:
+                self._child = EngineChild()
+            self._child.launch(Launch.of(address, str(self.folder), self.settings))
+            await self._receive_until_exit(self._socket, self._child)
         finally:
             self._socket.close()
             self._socket = None
             context.term()
             shutil.rmtree(folder, ignore_errors=True)
 
-    async def _spawn(self, address: str) -> asyncio.subprocess.Process:
-        # THP_MEM_ALLOC_ENABLE: PyTorch asks for huge pages, so that zeroing the KV pool takes a third of the time.
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "engine.process",
-            stdin=asyncio.subprocess.PIPE,
-            env={"THP_MEM_ALLOC_ENABLE": "1", **os.environ},
-        )
-        if process.stdin is not None:
-            launch = Launch.of(address, str(self.folder), self.settings)
-            process.stdin.write(msgspec.json.encode(launch) + b"\n")
-        return process
-
-    async def _receive_until_exit(self, socket: zmq.asyncio.Socket, process: asyncio.subprocess.Process) -> None:
+    async def _receive_until_exit(self, socket: zmq.asyncio.Socket, child: EngineChild) -> None:
         self._loss = "died"
         receiver = asyncio.create_task(self._receive(socket))
         watcher = asyncio.create_task(self._watchdog.wait_for_hang())
-        waiter = asyncio.create_task(process.wait())
+        waiter = asyncio.create_task(child.wait())
         await asyncio.wait((receiver, watcher, waiter), return_when=asyncio.FIRST_COMPLETED)
         if receiver.done():
             logger.error("a message of the engine cannot be read: it is ended", exc_info=receiver.exception())
         if not waiter.done():
-            self._give_up(process, "cannot be understood" if receiver.done() else "hung")
+            self._give_up(child, "cannot be understood" if receiver.done() else "hung")
         await waiter
         await _cancel(receiver)
         await _cancel(watcher)
         while await socket.poll(LAST_WORDS_MS):
             self._handle(await socket.recv())
 
-    def _give_up(self, process: asyncio.subprocess.Process, loss: str) -> None:
+    def _give_up(self, child: EngineChild, loss: str) -> None:
         """Kill a process that lives and is of no use. Its end may take a while: no request waits for it."""
         self._loss = loss
         self.state = EngineState.RESTARTING
-        process.kill()
+        child.kill()
         self._end_streams()
 
     async def _receive(self, socket: zmq.asyncio.Socket) -> None:
@@ -367,12 +355,11 @@ class EngineClient:
         future.add_done_callback(self._sends.discard)
 
 
-async def _wait_or_kill(process: asyncio.subprocess.Process, timeout_s: float) -> None:
+async def _wait_or_kill(child: EngineChild, timeout_s: float) -> None:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), timeout_s)
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
+        await asyncio.wait_for(child.wait(), timeout_s)
+    child.kill()
+    await child.wait()
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -123,7 +123,10 @@ def main() -> None:
     # sends Stop.
     for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signal_number, signal.SIG_IGN)
-    launch = msgspec.json.decode(sys.stdin.buffer.readline(), type=Launch)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return  # the server has ended before it knew what to load
+    launch = msgspec.json.decode(line, type=Launch)
     threading.Thread(target=_end_with_server, daemon=True).start()
     context = zmq.Context()
     socket: zmq.Socket[bytes] = context.socket(zmq.PAIR)

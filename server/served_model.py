@@ -8,6 +8,7 @@ from checkpoints.errors import CheckpointError
 from checkpoints.headers import read_generation_config
 from configs.engine import EngineSettings
 from configs.http import HTTPSettings
+from engine.child import EngineChild
 from engine.client import EngineClient
 from engine.request import SamplingParams
 from server.chat import ChatTemplates, load_chat_templates
@@ -69,8 +70,16 @@ class ServedModel:
         self.defaults = defaults
 
 
-def load_served_model(name: str, folder: Path, settings: EngineSettings) -> ServedModel:
-    """Everything of a checkpoint that the server itself needs; its engine is not started yet.
+def load_served_model(
+    name: str, folder: Path, settings: EngineSettings, child: EngineChild | None = None
+) -> ServedModel:
+    """Everything of a checkpoint that the server itself needs; its engine loads nothing yet.
+
+    Args:
+        name: what clients call it.
+        folder: the checkpoint.
+        settings: of its engine.
+        child: see EngineClient.
 
     Raises:
         checkpoints.errors.CheckpointError: the tokenizer or a config file is missing or corrupt.
@@ -78,7 +87,7 @@ def load_served_model(name: str, folder: Path, settings: EngineSettings) -> Serv
     tokenizer = Tokenizer(folder)
     return ServedModel(
         name,
-        EngineClient(name, folder, settings, lambda: tokenizer.all_token_bytes),
+        EngineClient(name, folder, settings, lambda: tokenizer.all_token_bytes, child),
         tokenizer,
         load_chat_templates(folder, tokenizer),
         GenerationDefaults(read_generation_config(folder)),

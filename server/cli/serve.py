@@ -29,11 +29,18 @@ def serve(
     """
     from checkpoints.resolve import resolve_model
     from configs.fields import with_overrides
-    from server.run import serve as run_server
-    from server.served_model import load_served_model
+    from engine.child import EngineChild
 
     if sources:
         settings = with_overrides(settings, {"model": (*sources, *settings.model)}, "the command line")
     folders = [(entry, resolve_model(entry.source)) for entry in settings.entries()]
-    models = {entry.name: load_served_model(entry.name, folder, entry.settings) for entry, folder in folders}
+    children = [EngineChild() for _ in folders]  # before the imports that follow: they take seconds, as theirs do
+
+    from server.run import serve as run_server
+    from server.served_model import load_served_model
+
+    models = {
+        entry.name: load_served_model(entry.name, folder, entry.settings, child)
+        for (entry, folder), child in zip(folders, children, strict=True)
+    }
     return run_server(settings.http, models, settings.tracing)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import engine.client
+from engine.child import EngineChild
 from engine.client import EngineClient, EngineState
 from engine.errors import EngineUnavailableError, ModelLoadError, QueueFullError, RequestRefusedError
 from engine.info import EngineStats
@@ -222,19 +223,21 @@ async def test_an_engine_that_still_loads_is_not_waited_for(folder: Path, monkey
     monkeypatch.setattr(engine.client, "STOP_TIMEOUT_S", 1000)
     client = EngineClient("tiny", folder, settings())
     await client.start()
-    await until(lambda: client._process is not None)
+    await until(lambda: client._child is not None)
     await client.shutdown()
-    assert client._process is not None
-    assert client._process.returncode == -signal.SIGKILL
+    assert client._child is not None
+    assert client._child.return_code == -signal.SIGKILL
     with pytest.raises(ModelLoadError, match="shut down while it loaded"):
         await client.wait_ready()
 
 
-async def test_the_engine_ends_with_its_server(folder: Path) -> None:
-    client = EngineClient("tiny", folder, settings())
+async def test_an_engine_started_beforehand_serves_and_ends_with_its_server(folder: Path) -> None:
+    child = EngineChild()
+    client = EngineClient("tiny", folder, settings(), child=child)
     await client.start()
     await client.wait_ready()
     pid = client.pid or 0
+    assert pid == child.pid
     await client.shutdown()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
