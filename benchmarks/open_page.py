@@ -1,27 +1,35 @@
-"""What an open page of the dashboard costs: tokens per second under load, with and without it, in turn.
+"""What an open page of the dashboard costs: tokens and processor time under load, with and without it, in turn.
 
     python -m benchmarks.open_page --output benchmarks/results/open_page.json
 
-A page is opened in Chromium once, on an idle server, and what it asks for is written down. In the rounds that follow
-these very requests are sent at the same pace while the server answers streams: a browser's own work, which belongs to
-another machine, is left out. Rounds with and without alternate; the ratio is the median over pairs.
+A page is opened in Chromium once, on an idle server, and what it asks for is written down. Then streams are kept running
+without a pause, and these very requests are sent at the same pace for some seconds, and not for some seconds, over and over:
+a browser's own work, which belongs to another machine, is left out. Pairs are short, so that what others do to the machine
+happens to both halves; the ratio is the mean over pairs and has a standard error.
+
+The server's own processor time says the same with less noise. The engine has every core, and its threads wait for one
+another: a second that the server takes from one of them costs the engine a second at most.
 """
 
 import argparse
+import asyncio
+import math
 import shutil
 import statistics
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import psutil
 from playwright.sync_api import Request, sync_playwright
 from rich.console import Console
 
-from benchmarks.peer_runs.http_servers import closed_loop_round, headcount_command, running
+from benchmarks.peer_runs.http_servers import headcount_command, running
 from benchmarks.report import new_report, write_report
 from checkpoints.resolve import resolve_model
 from server.cli.bench_load import LoadOptions
@@ -29,9 +37,10 @@ from server.cli.machine import num_cores
 from server.load.prompts import WORDS
 from server.tokenizer import Tokenizer
 
-PROMPT_TOKENS, OUTPUT_TOKENS = 128, 64
+PROMPT_TOKENS, OUTPUT_TOKENS = 128, 256
 SETTLE_S = 5.0
 """A page that was just opened asks for more than one that is open."""
+WARM_UP_S = 10.0
 
 
 class Asked(NamedTuple):
@@ -50,18 +59,31 @@ class Asked(NamedTuple):
     body: bytes | None
 
 
+class Half(NamedTuple):
+    """Some seconds with the page, or without it.
+
+    Attributes:
+        tokens_per_s: that came.
+        server_cpu_s: processor time of the server's process, for each second.
+    """
+
+    tokens_per_s: float
+    server_cpu_s: float
+
+
 def main() -> None:
     args = parse_arguments()
     folder, console = resolve_model("demo"), Console()
     command = headcount_command(folder, num_cores())
-    load = LoadOptions(prompt_tokens=PROMPT_TOKENS, max_tokens=OUTPUT_TOKENS)
-    bodies = load.bodies("demo", Tokenizer(folder).encode(WORDS, add_special_tokens=False))
+    options = LoadOptions(prompt_tokens=PROMPT_TOKENS, max_tokens=OUTPUT_TOKENS)
+    bodies = options.bodies("demo", Tokenizer(folder).encode(WORDS, add_special_tokens=False))
     pages = []
     with running({"headcount": command}, {}) as urls:
         for path in args.pages:
             asked = record(urls["headcount"], path, args.record_s)
-            rows = measure(urls["headcount"], bodies, asked, args)
-            pages.append(summary(path, asked, rows, args.record_s))
+            with load(urls["headcount"], bodies, args.streams) as arrivals_s:
+                pairs = measure(urls["headcount"], asked, arrivals_s, args)
+            pages.append(summary(path, asked, pairs, args.record_s))
             console.print(pages[-1])
     write_report(new_report("open_page", streams=args.streams, pages=pages), args.output)
 
@@ -70,7 +92,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", nargs="+", default=["/", "/heads-cost", "/blocks"])
     parser.add_argument("--streams", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=8, help="pairs; in each, one with the page and one without")
+    parser.add_argument("--pairs", type=int, default=30, help="of seconds with the page and as many without")
+    parser.add_argument("--half-s", type=float, default=4.0)
     parser.add_argument("--record-s", type=float, default=10.0)
     parser.add_argument("--output", type=Path)
     return parser.parse_args()
@@ -111,22 +134,62 @@ def find_chromium() -> str:
     return found
 
 
-def measure(
-    url: str, bodies: Iterator[dict[str, Any]], asked: list[Asked], args: argparse.Namespace
-) -> list[tuple[float, float]]:
-    """Tokens per second with the page and without it, pair by pair; who comes first changes."""
+@contextmanager
+def load(url: str, bodies: Iterator[dict[str, Any]], streams: int) -> Iterator[list[float]]:
+    """So many streams at all times until the block ends; when each token came, while they come."""
+    arrivals_s: list[float] = []
+    loop = asyncio.new_event_loop()
 
-    def rate(*, is_open: bool) -> float:
+    def note(line: str) -> None:
+        if line.startswith("data: {"):
+            arrivals_s.append(time.perf_counter())
+
+    async def answer(client: httpx.AsyncClient) -> None:
+        while True:
+            async with client.stream("POST", "/v1/completions", json=next(bodies)) as response:
+                async for line in response.aiter_lines():
+                    note(line)
+
+    async def answer_all() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+            await asyncio.gather(*(answer(client) for _ in range(streams)))
+
+    task = loop.create_task(answer_all())
+    thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.wait([task])))
+    thread.start()
+    try:
+        yield arrivals_s
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        loop.close()
+
+
+def measure(url: str, asked: list[Asked], arrivals_s: list[float], args: argparse.Namespace) -> list[tuple[Half, Half]]:
+    """With the page and without it, pair by pair; who comes first changes."""
+    server = psutil.Process().children()[0]
+
+    def half(*, is_open: bool) -> Half:
         with replayed(url, asked if is_open else [], args.record_s):
-            return closed_loop_round(url, bodies, args.streams).output_tokens_per_s
+            start_s, start_cpu_s = time.perf_counter(), cpu_s(server)
+            time.sleep(args.half_s)
+            end_s, end_cpu_s = time.perf_counter(), cpu_s(server)
+        num_tokens = bisect_left(arrivals_s, end_s) - bisect_left(arrivals_s, start_s)
+        return Half(num_tokens / (end_s - start_s), (end_cpu_s - start_cpu_s) / (end_s - start_s))
 
-    rate(is_open=True)  # does not count
+    time.sleep(WARM_UP_S)
     pairs = []
-    for number in range(args.rounds):
+    for number in range(args.pairs):
         order = (True, False) if number % 2 else (False, True)
-        rates = {is_open: rate(is_open=is_open) for is_open in order}
-        pairs.append((rates[True], rates[False]))
+        halves = {is_open: half(is_open=is_open) for is_open in order}
+        pairs.append((halves[True], halves[False]))
     return pairs
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Processor time that a process had, without its children."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 @contextmanager
@@ -155,16 +218,26 @@ def replayed(url: str, asked: list[Asked], period_s: float) -> Iterator[None]:
             thread.join()
 
 
-def summary(path: str, asked: list[Asked], pairs: list[tuple[float, float]], seconds: float) -> dict[str, Any]:
-    ratios = sorted(with_page / without for with_page, without in pairs)
+def summary(path: str, asked: list[Asked], pairs: list[tuple[Half, Half]], seconds: float) -> dict[str, Any]:
+    ratios = [with_page.tokens_per_s / without.tokens_per_s for with_page, without in pairs]
+    added_s = [with_page.server_cpu_s - without.server_cpu_s for with_page, without in pairs]
     return {
         "page": path,
         "requests_per_s": round(len(asked) / seconds, 2),
-        "tokens_per_s_with": statistics.median(pair[0] for pair in pairs),
-        "tokens_per_s_without": statistics.median(pair[1] for pair in pairs),
-        "ratio": round(statistics.median(ratios), 4),
-        "ratios": [round(ratio, 4) for ratio in ratios],
+        "pairs": len(pairs),
+        "tokens_per_s_with": round(statistics.mean(pair[0].tokens_per_s for pair in pairs), 2),
+        "tokens_per_s_without": round(statistics.mean(pair[1].tokens_per_s for pair in pairs), 2),
+        "ratio": round(statistics.mean(ratios), 4),
+        "ratio_standard_error": round(standard_error(ratios), 4),
+        "server_cpu_without": round(statistics.mean(pair[1].server_cpu_s for pair in pairs), 4),
+        "server_cpu_added": round(statistics.mean(added_s), 4),
+        "server_cpu_added_standard_error": round(standard_error(added_s), 4),
     }
+
+
+def standard_error(numbers: list[float]) -> float:
+    """Of their mean."""
+    return statistics.stdev(numbers) / math.sqrt(len(numbers))
 
 
 if __name__ == "__main__":

@@ -157,11 +157,12 @@ def step_overhead(rows: Measured) -> Rows:
 
 
 def open_page(rows: Measured) -> Rows:
-    yield "page", "requests a second", "tokens/s without", "tokens/s with it open", "ratio", "ratios of the pairs"
+    yield "page", "requests a second", "tokens/s without", "tokens/s with it open", "ratio", "added to one core"
     for row in rows:
         rates = (f"{row[field]:.1f}" for field in ("tokens_per_s_without", "tokens_per_s_with"))
-        spread = f"{row['ratios'][0]:.3f} to {row['ratios'][-1]:.3f}"
-        yield row["page"], f"{row['requests_per_s']:g}", *rates, f"{row['ratio']:.3f}", spread
+        ratio = f"{row['ratio']:.3f} ± {row['ratio_standard_error']:.3f}"
+        added = f"{row['server_cpu_added']:.2%} ± {row['server_cpu_added_standard_error']:.2%}"
+        yield row["page"], f"{row['requests_per_s']:g}", *rates, ratio, added
 
 
 def weight_quality(rows: Measured) -> Rows:

@@ -19,11 +19,13 @@ from kvcache.geometry import KVGeometry
 MAX_CPU_KV_BYTES = 1 << 30
 """What the KV pool takes on a CPU at most where no number is set: zeroing it is part of every start."""
 
-M_MMAP_THRESHOLD = -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """malloc.h of glibc."""
 EXACT_BLOCK_BYTES, USUAL_BLOCK_BYTES = 1 << 12, 1 << 25
 """The usual one is the largest that glibc itself comes to, after it has freed blocks of that size: what a step needs is
 there again for the next step, without new pages."""
+USUAL_TRIM_BYTES = 2 * USUAL_BLOCK_BYTES
+"""As glibc itself would have it then; but who sets one of the two ends its own choice of both."""
 
 
 def process_bytes(device: torch.device) -> int:
@@ -85,6 +87,7 @@ def set_block_threshold(num_bytes: int) -> None:
     """Blocks of this size and more come from the system one by one (glibc; elsewhere nothing is done)."""
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(M_MMAP_THRESHOLD, num_bytes)
+        mallopt(M_TRIM_THRESHOLD, USUAL_TRIM_BYTES)
 
 
 def reset_peak(device: torch.device) -> None:

@@ -1,5 +1,6 @@
 """The ledger of a loaded engine: it adds up to the byte, and its phases to the wall time."""
 
+import platform
 import subprocess
 import sys
 import time
@@ -44,6 +45,24 @@ print(peak.num_bytes)
 """
     printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert int(printed) == pytest.approx(20_000_000, rel=0.1)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how malloc keeps memory is glibc's")
+def test_what_a_step_has_freed_is_there_for_the_next_one_without_new_pages() -> None:
+    program = """
+import resource
+import torch
+from engine import memory
+with memory.peak_of(torch.device("cpu")):
+    pass
+for number in range(20):
+    torch.ones(1_000_000), torch.ones(2_000_000)
+    if number == 4:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert int(printed) < 1000, "a page is 4 KB: each round would take 2,900 of them"
 
 
 def test_on_a_gpu_the_workspace_comes_out_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
