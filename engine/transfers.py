@@ -13,27 +13,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[Any]
-TORCH_DTYPES = {"int64": torch.int64, "float64": torch.float64}
-"""Both of 8 bytes, so that they can lie in one buffer."""
+TORCH_DTYPES = {"i": torch.int64, "f": torch.float64}
+"""By NumPy's kind; both of 8 bytes, so that they can lie in one buffer."""
 
 
 def pack(arrays: Sequence[Array]) -> Tensor:
     """The numbers of all arrays one after the other: [sum of their sizes] int64, floats by their bits."""
-    return torch.from_numpy(
-        np.concatenate([np.ascontiguousarray(array).reshape(-1).view(np.int64) for array in arrays])
-    )
+    return torch.from_numpy(np.concatenate([array.ravel().view(np.int64) for array in arrays]))
 
 
 def unpack(packed: Tensor, arrays: Sequence[Array]) -> list[Tensor]:
     """Views of a packed buffer, each with the shape and dtype of its array."""
     parts = packed.split([array.size for array in arrays])
     return [
-        part.view(TORCH_DTYPES[array.dtype.name]).view(array.shape) for part, array in zip(parts, arrays, strict=True)
+        part.view(TORCH_DTYPES[array.dtype.kind]).view(array.shape) for part, array in zip(parts, arrays, strict=True)
     ]
 
 
 def to_device(arrays: Sequence[Array], device: torch.device) -> list[Tensor]:
-    """Tensors with the contents of int64 and float64 arrays, in one copy that the host does not wait for."""
+    """Tensors with the contents of int64 and float64 arrays, in one copy that the host does not wait for.
+
+    On a CPU they are the arrays themselves, unless an array is not contiguous.
+    """
+    if device.type == "cpu":
+        return [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
     return unpack(send(pack(arrays), device), arrays)
 
 
