@@ -66,6 +66,27 @@ INLINE void read_value(const int kv_dtype, float *dst, const void *src, int64_t 
         split_row(dst, src, width, kv_dtype);
 }
 
+/* Whether values are widened on their way: where each is wanted by few rows, that is cheaper than a copy of them. */
+INLINE int is_in_place(const int kv_dtype, const Attention *a, int64_t num_rows) {
+    return !is_eight_bit(kv_dtype) && num_rows <= MAX_ROWS && a->v_head_dim % (VECTORS * VL) == 0;
+}
+
+/* out += the tile's values by their weights. */
+INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile, int64_t num_rows, const Scratch *s,
+                       float *out) {
+    const int64_t width = padded_v(a);
+    if (is_in_place(kv_dtype, a, num_rows)) {
+        for (int64_t c = 0; c < width; c += VECTORS * VL)
+            CALL_WITH_ROWS(num_rows, add_product_in_place, kv_dtype, s->scores, TILE, at(a->v_cache, c, kv_dtype),
+                           width * size_of(kv_dtype), tile->heads, tile->count, width, out + c);
+        return;
+    }
+    for (int64_t j = 0; j < tile->count; j++)
+        read_value(kv_dtype, s->v + j * width, row_of(kv_dtype, a->v_cache, tile->heads[j], a->v_head_dim),
+                   a->v_head_dim);
+    add_products(s->scores, TILE, s->v, num_rows, tile->count, width, out);
+}
+
 /* Scores of a tile to weights of its values, row by row; `out` is brought up to date with their sums. */
 INLINE void weigh_tile(const int kv_dtype, const Attention *a, const Run *run, int64_t first, const Tile *tile,
                        const Scratch *s, Partial out) {
@@ -109,16 +130,13 @@ INLINE void attend_keys(const int kv_dtype, const Attention *a, const Run *run, 
     for (int64_t first = start; first < stop; first += TILE) {
         tile = next;
         find_tile(a, run, first + TILE, stop, &next);
-        score_tile(kv_dtype, a, run, s.q, num_rows, &tile, &next, s.transposed, s.scores);
+        score_tile(kv_dtype, a, s.q, num_rows, &tile, &next, s.transposed, s.scores);
         if (is_eight_bit(kv_dtype)) {
-            read_scales(a, run, a->k_scale, &tile, s.k_scales);
-            read_scales(a, run, a->v_scale, &tile, s.v_scales);
+            read_scales(a->k_scale, &tile, s.k_scales);
+            read_scales(a->v_scale, &tile, s.v_scales);
         }
         weigh_tile(kv_dtype, a, run, first, &tile, &s, out);
-        for (int64_t j = 0; j < tile.count; j++)
-            read_value(kv_dtype, s.v + j * width,
-                       row_of(kv_dtype, a, run, a->v_cache, tile.slots[j], a->v_head_dim), a->v_head_dim);
-        add_products(s.scores, TILE, s.v, num_rows, tile.count, width, out.acc);
+        add_values(kv_dtype, a, &tile, num_rows, &s, out.acc);
     }
 }
 

@@ -24,9 +24,9 @@ typedef struct {
     float *max, *sum, *acc; /* [rows], [rows], [rows, width], columns in the order of read_value */
 } Partial;
 
-/* Keys whose scores exist at a time, by the slots where they lie. */
+/* Keys whose scores exist at a time, and where the run's head of each lies: a number of heads from the cache's begin. */
 typedef struct {
-    int64_t count, slots[TILE];
+    int64_t count, heads[TILE];
 } Tile;
 
 INLINE int64_t group_of(const Attention *a) { return a->num_q_heads / a->num_kv_heads; }
@@ -51,13 +51,11 @@ INLINE void find_tile(const Attention *a, const Run *run, int64_t start, int64_t
     tile->count = max64(0, min64(TILE, stop - start));
     /* Nothing is read through it where there are no keys, and start may be past the last block. */
     const int64_t *table = a->block_tables + run->seq * a->max_blocks + start / a->block_size;
-    int64_t offset = start % a->block_size;
-    for (int64_t j = 0; j < tile->count; j++) {
-        tile->slots[j] = *table * a->block_size + offset;
-        if (++offset == a->block_size) {
-            offset = 0;
-            table++;
-        }
+    int64_t offset = start % a->block_size, num_heads = a->num_kv_heads;
+    for (int64_t j = 0; j < tile->count; offset = 0) {
+        int64_t first = (*table++ * a->block_size + offset) * num_heads + run->kv_head;
+        int64_t end = min64(tile->count, j + a->block_size - offset);
+        for (; j < end; j++, first += num_heads) tile->heads[j] = first;
     }
 }
 
@@ -70,18 +68,19 @@ INLINE float load_number(const void *row, int64_t idx, int dtype) {
     return is_eight_bit(dtype) ? load_byte(row, idx, dtype) : load_one(row, idx, dtype);
 }
 
-/* Where the run's head of a slot begins, in a cache whose heads are head_dim wide. */
-INLINE const void *row_of(const int dtype, const Attention *a, const Run *run, const void *cache, int64_t slot,
-                          int64_t head_dim) {
-    return at(cache, (slot * a->num_kv_heads + run->kv_head) * head_dim, dtype);
+/* Where a head begins, in a cache whose heads are head_dim wide. */
+INLINE const void *row_of(const int dtype, const void *cache, int64_t head, int64_t head_dim) {
+    return at(cache, head * head_dim, dtype);
 }
 
 /* Fetch some of a tile's rows. They are in no order in memory that the hardware could foresee. */
-INLINE void prefetch_rows(const int dtype, const Attention *a, const Run *run, const void *cache, int64_t head_dim,
-                          const Tile *tile, int64_t first, int64_t count) {
+INLINE void prefetch_rows(const int dtype, const void *cache, int64_t head_dim, const Tile *tile, int64_t first,
+                          int64_t count) {
+    const int64_t bytes = head_dim * size_of(dtype);
     for (int64_t j = first; j < min64(first + count, tile->count); j++) {
-        const char *row = row_of(dtype, a, run, cache, tile->slots[j], head_dim);
-        for (int64_t byte = 0; byte < head_dim * size_of(dtype); byte += 64) __builtin_prefetch(row + byte, 0, 2);
+        const char *row = (const char *)cache + tile->heads[j] * bytes;
+        __builtin_prefetch(row, 0, 2);
+        for (int64_t byte = 64; byte < bytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
     }
 }
 
@@ -132,6 +131,38 @@ INLINE void add_products(const float *a, int64_t lda, const float *b, int64_t nu
     }
 }
 
+/* The same where b's rows are numbers of 16 or 32 bits as they lie in the cache: [.., width], `stride` bytes apart, row j
+ * in the place places[j]. They are widened on their way, into the order of split_row. */
+INLINE void add_product_in_place(const int rows, const int dtype, const float *a, int64_t lda, const char *b,
+                                 int64_t stride, const int64_t *places, int64_t count, int64_t width, float *out) {
+    vf sums[MAX_ROWS][VECTORS];
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int c = 0; c < VECTORS; c++) sums[m][c] = load(out + m * width + c * VL);
+    }
+    for (int64_t j = 0; j < count; j++) {
+        const void *numbers = b + places[j] * stride;
+        vf row[VECTORS];
+        UNROLL
+        for (int c = 0; c < VECTORS; c += 2) {
+            row[c] = load_even(numbers, c * VL, dtype);
+            row[c + 1] = load_odd(numbers, c * VL, dtype);
+        }
+        UNROLL
+        for (int m = 0; m < rows; m++) {
+            vf factor = splat(a[m * lda + j]);
+            UNROLL
+            for (int c = 0; c < VECTORS; c++) sums[m][c] += factor * row[c];
+        }
+    }
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int c = 0; c < VECTORS; c++) store(out + m * width + c * VL, sums[m][c]);
+    }
+}
+
 /* Widen VL keys: out[i, key] = keys[key][i], rows of out TILE apart. */
 INLINE void transpose_keys(const int dtype, const void *const keys[VL], int64_t depth, float *out) {
     vu block[VL];
@@ -172,23 +203,23 @@ INLINE void transpose_keys(const int dtype, const void *const keys[VL], int64_t 
 }
 
 /* The scales of a tile's keys or values for the run's head; 0 behind them. */
-INLINE void read_scales(const Attention *a, const Run *run, const uint16_t *scale, const Tile *tile, float *out) {
+INLINE void read_scales(const uint16_t *scale, const Tile *tile, float *out) {
     uint16_t halves[TILE] = {0};
-    for (int64_t j = 0; j < tile->count; j++) halves[j] = scale[tile->slots[j] * a->num_kv_heads + run->kv_head];
+    for (int64_t j = 0; j < tile->count; j++) halves[j] = scale[tile->heads[j]];
     for (int64_t j = 0; j < TILE; j += VL)
         store(out + j, widen_halves(__builtin_convertvector(*(const vh_mem *)(halves + j), vu)));
 }
 
 /* scores [num_rows, TILE] of the tile's keys; what stands behind them is rubbish. Meanwhile the next tile is fetched, bit
  * by bit: a core has a dozen lines under way at most, and waits when there are more. */
-INLINE void score_tile(const int dtype, const Attention *a, const Run *run, const float *q, int64_t num_rows,
-                       const Tile *tile, const Tile *next, float *transposed, float *scores) {
+INLINE void score_tile(const int dtype, const Attention *a, const float *q, int64_t num_rows, const Tile *tile,
+                       const Tile *next, float *transposed, float *scores) {
     for (int64_t j = 0; j < TILE; j += VL) {
         const void *keys[VL];
         for (int n = 0; n < VL; n++)
-            keys[n] = row_of(dtype, a, run, a->k_cache, tile->slots[min64(j + n, tile->count - 1)], a->k_head_dim);
-        prefetch_rows(dtype, a, run, a->k_cache, a->k_head_dim, next, j, VL);
-        prefetch_rows(dtype, a, run, a->v_cache, a->v_head_dim, next, j, VL);
+            keys[n] = row_of(dtype, a->k_cache, tile->heads[min64(j + n, tile->count - 1)], a->k_head_dim);
+        prefetch_rows(dtype, a->k_cache, a->k_head_dim, next, j, VL);
+        prefetch_rows(dtype, a->v_cache, a->v_head_dim, next, j, VL);
         transpose_keys(dtype, keys, a->k_head_dim, transposed + j);
     }
     memset(scores, 0, sizeof(float) * (size_t)(num_rows * TILE));
