@@ -7,11 +7,15 @@
 #include "kernels.h"
 
 #define NUM_BUCKETS 4096
-#define BUCKETS_PER_NAT 256.0f /* the last bucket has all tokens that are less than e^-16 as probable as the peak */
+#define BUCKETS_PER_NAT 256.0f
+#define NUM_RANGES 4
 #define BLOCK 1024             /* tokens of a plain draw whose weights are added up before they are searched */
 #define SCAN 64                /* tokens that a search for a bucket looks at together */
 
 typedef double vd __attribute__((vector_size(VL * 8)));
+
+/* Nats below the peak within which tokens are dealt one by one; all that are farther are in one bucket, the last. */
+static const float RANGES[NUM_RANGES] = {4, 8, 12, (NUM_BUCKETS - 1) / BUCKETS_PER_NAT};
 
 /* The first `count` tokens, in order, of `bucket`, and all tokens of the buckets before. */
 typedef struct {
@@ -26,7 +30,8 @@ typedef struct {
 /* A row's tokens, dealt. */
 typedef struct {
     double mass[NUM_BUCKETS]; /* weights of each bucket together; a weight is e^(x - peak), x a logit / temperature */
-    int64_t counts[NUM_BUCKETS];
+    int64_t counts[NUM_BUCKETS], last_bucket;
+    float *below;      /* [vocab_size, rounded up to SCAN]: peak - x */
     Token *tokens;     /* [vocab_size] scratch for one bucket's */
     uint16_t *buckets; /* [vocab_size, rounded up to SCAN]: which one each token is in */
     const float *logits;
@@ -50,7 +55,7 @@ INLINE double sum_wide(vd x) {
     return sum;
 }
 
-INLINE float min_lanes(vf x) { return -max_lanes(-x); }
+INLINE int any_lane(vi mask) { return max_lanes(choose(mask, splat(1), splat(0))) > 0; }
 
 INLINE vd widen(vf x) { return __builtin_convertvector(x, vd); }
 
@@ -59,10 +64,10 @@ static float weight_of(float x, float peak) { return vexp(splat(x - peak))[0]; }
 static float find_peak(const float *logits, float temperature, int64_t vocab_size) {
     vf most = splat(-INFINITY);
     int64_t i = 0;
-    for (; i + VL <= vocab_size; i += VL) most = vmax(load(logits + i) / temperature, most);
+    for (; i + VL <= vocab_size; i += VL) most = vmax(load(logits + i), most);
     float peak = max_lanes(most);
-    for (; i < vocab_size; i++) peak = logits[i] / temperature > peak ? logits[i] / temperature : peak;
-    return peak;
+    for (; i < vocab_size; i++) peak = logits[i] > peak ? logits[i] : peak;
+    return peak / temperature; /* rounded as each of them would be, and so the greatest still */
 }
 
 /* ---- the most probable token ---- */
@@ -129,51 +134,100 @@ static void draw_row(void *context, int64_t row) {
 
 /* ---- a draw from the most probable tokens ---- */
 
-/* Deal tokens of one vector, `count` of them; how many weigh at least `min_p`. */
-INLINE int64_t deal_few(Row *row, int64_t start, int64_t count, vf place, vf weight, float min_p) {
-    float weights[VL];
-    vi buckets = __builtin_convertvector(place, vi);
-    int64_t num_over = 0;
-    store(weights, weight);
-    for (int64_t i = 0; i < count; i++) {
-        row->buckets[start + i] = (uint16_t)buckets[i];
-        row->mass[buckets[i]] += weights[i];
-        row->counts[buckets[i]]++;
-        num_over += weights[i] >= min_p;
-    }
-    return num_over;
+/* What a row's tokens are like beyond each range, and how many weigh at least `min_p`. */
+typedef struct {
+    double far_mass[NUM_RANGES];
+    int64_t num_near[NUM_RANGES], num_over;
+} Overview;
+
+INLINE int64_t count_lanes(vi mask) {
+    int64_t count = 0;
+    for (int lane = 0; lane < VL; lane++) count -= mask[lane];
+    return count;
 }
 
-/* Deal all tokens; how many of them are at least `min_p` times as probable as the peak. */
-static int64_t deal(Row *row, float min_p) {
-    const float farthest = NUM_BUCKETS - 1;
-    memset(row->mass, 0, sizeof(row->mass));
-    memset(row->counts, 0, sizeof(row->counts));
-    vd far_mass = {0};
-    int64_t num_far = 0, num_over = 0;
-    for (int64_t start = 0; start < row->vocab_size; start += VL) {
-        int64_t count = min64(VL, row->vocab_size - start);
-        vf logits = splat(-INFINITY);
-        if (count == VL) logits = load(row->logits + start);
-        else for (int64_t i = 0; i < count; i++) logits[i] = row->logits[start + i];
-        vf below = row->peak - logits / row->temperature, weight = vexp(-below);
-        weight = choose(weight == weight, weight, splat(0));
-        /* What compares as no number goes into the last bucket with weight 0. */
-        vf place = choose(below * BUCKETS_PER_NAT < farthest, below * BUCKETS_PER_NAT, splat(farthest));
-        /* Most tokens of most rows are far below: they are added up side by side. */
-        int is_far = count == VL && min_lanes(place) == farthest;
-        if (is_far && (min_p <= 0 || max_lanes(weight) < min_p)) {
-            *(vh_mem *)(row->buckets + start) = (vh){0} + (uint16_t)farthest;
-            far_mass += widen(weight);
-            num_far += VL;
-            num_over += min_p <= 0 ? VL : 0;
-        } else {
-            num_over += deal_few(row, start, count, place, weight, min_p);
+/* Tokens [start, start + BLOCK) of `padded`. */
+static void look_at_block(Row *row, int64_t start, int64_t padded, float min_p, Overview *seen) {
+    const int longest = NUM_RANGES - 1;
+    vf far_mass[NUM_RANGES] = {0};
+    vi num_near[NUM_RANGES] = {0}, num_over = {0};
+    vd farthest_mass = {0}; /* of which nothing may be lost: where all tokens are kept, it is the end of the order */
+    for (int64_t i = start; i < min64(start + BLOCK, padded); i += VL) {
+        vf below = load(row->below + i), weight = vexp(-below);
+        weight = choose(weight == weight, weight, splat(0)); /* what compares as no number is far, with weight 0 */
+        num_over += (vi)(weight >= splat(min_p));
+        UNROLL
+        for (int range = 0; range < NUM_RANGES; range++) {
+            vi is_near = (vi)(below < splat(RANGES[range]));
+            vf far = choose(is_near, splat(0), weight);
+            num_near[range] += is_near;
+            if (range < longest) far_mass[range] += far;
+            else farthest_mass += widen(far);
         }
     }
-    row->mass[NUM_BUCKETS - 1] += sum_wide(far_mass);
-    row->counts[NUM_BUCKETS - 1] += num_far;
-    return num_over;
+    for (int range = 0; range < NUM_RANGES; range++) {
+        seen->far_mass[range] += range < longest ? sum_lanes(far_mass[range]) : sum_wide(farthest_mass);
+        seen->num_near[range] += count_lanes(num_near[range]);
+    }
+    seen->num_over += count_lanes(num_over);
+}
+
+/* How far below the peak each token is, and the overview of it. */
+static Overview look(Row *row, float min_p) {
+    Overview seen = {0};
+    int64_t padded = round_up(row->vocab_size, SCAN), i = 0;
+    for (; i + VL <= row->vocab_size; i += VL) store(row->below + i, row->peak - load(row->logits + i) / row->temperature);
+    for (; i < row->vocab_size; i++) row->below[i] = row->peak - row->logits[i] / row->temperature;
+    for (; i < padded; i++) row->below[i] = INFINITY;
+    for (int64_t start = 0; start < padded; start += BLOCK) look_at_block(row, start, padded, min_p, &seen);
+    seen.num_over = min64(seen.num_over, row->vocab_size); /* padding counts where min_p is 0 */
+    return seen;
+}
+
+/* The shortest range that has every token which may be kept; the longest where none surely has. */
+static int choose_range(const Overview *seen, const Row *row, int64_t top_k, float top_p, float min_p) {
+    int range = 0;
+    for (; range < NUM_RANGES - 1; range++) {
+        int has_top_k = top_k >= row->vocab_size || seen->num_near[range] >= top_k;
+        /* All weights together are 1 at least; twice the room that this leaves, for sums are rounded. */
+        int has_top_p = top_p >= 1 || 2 * seen->far_mass[range] < 1 - (double)top_p;
+        int has_min_p = min_p <= 0 || weight_of(-RANGES[range], 0) < min_p;
+        int is_limited = top_k < row->vocab_size || top_p < 1 || min_p > 0;
+        if (is_limited && has_top_k && has_top_p && has_min_p) break;
+    }
+    return range;
+}
+
+/* Deal the tokens of one vector that are near. */
+INLINE void deal_near(Row *row, int64_t start, float range) {
+    float weights[VL];
+    store(weights, vexp(-load(row->below + start)));
+    for (int64_t i = 0; i < VL; i++) {
+        float below = row->below[start + i];
+        if (!(below < range)) continue;
+        int64_t bucket = (int64_t)(below * BUCKETS_PER_NAT);
+        row->buckets[start + i] = (uint16_t)bucket;
+        row->mass[bucket] += weights[i];
+        row->counts[bucket]++;
+    }
+}
+
+/* Deal all tokens: those within the range by how far below the peak they are, the others into the last bucket. */
+static void deal(Row *row, const Overview *seen, int range) {
+    const float farthest = RANGES[range];
+    const int64_t last = (int64_t)(farthest * BUCKETS_PER_NAT);
+    memset(row->mass, 0, sizeof(row->mass));
+    memset(row->counts, 0, sizeof(row->counts));
+    row->last_bucket = last;
+    row->mass[last] = seen->far_mass[range];
+    row->counts[last] = row->vocab_size - seen->num_near[range];
+    for (int64_t i = 0; i < row->vocab_size; i++) row->buckets[i] = (uint16_t)last;
+    for (int64_t start = 0; start < row->vocab_size; start += SCAN) {
+        vi is_near = {0};
+        for (int64_t i = 0; i < SCAN; i += VL) is_near |= (vi)(load(row->below + start + i) < splat(farthest));
+        if (!any_lane(is_near)) continue;
+        for (int64_t i = 0; i < SCAN; i += VL) deal_near(row, start + i, farthest);
+    }
 }
 
 static int descending(const void *left, const void *right) {
@@ -200,7 +254,7 @@ static void order_bucket(Row *row, int64_t bucket) {
 /* The first `count` tokens. */
 static Prefix first_tokens(const Row *row, int64_t count) {
     int64_t before = 0, bucket = 0;
-    while (bucket < NUM_BUCKETS - 1 && before + row->counts[bucket] < count) before += row->counts[bucket++];
+    while (bucket < row->last_bucket && before + row->counts[bucket] < count) before += row->counts[bucket++];
     return (Prefix){bucket, min64(count - before, row->counts[bucket])};
 }
 
@@ -258,10 +312,11 @@ static int64_t find_drawn(Row *row, Prefix prefix, double target) {
 }
 
 static int64_t draw_dealt(Row *row, int64_t top_k, float top_p, float min_p, double uniform) {
-    int64_t num_over = deal(row, min_p);
+    Overview seen = look(row, min_p);
+    deal(row, &seen, choose_range(&seen, row, top_k, top_p, min_p));
     Prefix kept = first_tokens(row, max64(1, min64(top_k, row->vocab_size)));
     if (top_p < 1) kept = tokens_before(row, kept, (double)top_p * mass_of(row, kept));
-    kept = shorter(kept, first_tokens(row, max64(1, num_over)));
+    kept = shorter(kept, first_tokens(row, max64(1, seen.num_over)));
     kept = kept.bucket == 0 && kept.count == 0 ? first_tokens(row, 1) : kept;
     return find_drawn(row, kept, uniform * mass_of(row, kept));
 }
@@ -272,12 +327,14 @@ static void draw_truncated_row(void *context, int64_t index) {
     Row *row = malloc(sizeof(Row));
     Token *tokens = malloc(vocab_size * sizeof(Token));
     uint16_t *buckets = malloc(padded * sizeof(uint16_t));
-    if (row && tokens && buckets) {
+    float *below = malloc(padded * sizeof(float));
+    if (row && tokens && buckets && below) {
         for (int64_t i = vocab_size; i < padded; i++) buckets[i] = NUM_BUCKETS;
         const float *logits = draws->logits + index * vocab_size;
         float temperature = draws->temperature[index];
         row->tokens = tokens;
         row->buckets = buckets;
+        row->below = below;
         row->logits = logits;
         row->temperature = temperature;
         row->peak = find_peak(logits, temperature, vocab_size);
@@ -290,6 +347,7 @@ static void draw_truncated_row(void *context, int64_t index) {
     free(row);
     free(tokens);
     free(buckets);
+    free(below);
 }
 
 /* ---- for Python ---- */
