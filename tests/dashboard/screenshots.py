@@ -1,0 +1,99 @@
+"""Takes the pictures of the overview and of the heads' cost that the documentation shows, of the demo under load.
+
+    python -m tests.dashboard.screenshots docs/images/dashboard
+
+Three variants are served side by side, each answers alone for a while, a comparison runs from the page to its end, and then
+one model has streams for a minute. It takes some five minutes; other work on the machine shows in the figures.
+"""
+
+import asyncio
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from playwright.sync_api import Browser, sync_playwright
+
+from checkpoints.resolve import resolve_model
+from headcount import convert_heads
+from tests.dashboard.browser import PHONE, launch, visiting
+from tests.e2e.server_process import ServerProcess
+
+VARIANTS = {"demo-mha": 9, "demo-mqa": 1}
+STREAMS = 8
+ALONE_S, OVERVIEW_S = 10.0, 75.0
+COMPARISON_S = 1200
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"viewport": {"width": 1280, "height": 900}},
+    "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
+    "phone": {"viewport": PHONE, "is_mobile": True, "has_touch": True},
+}
+
+
+def main(target: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        models = [("demo", resolve_model("demo"))]
+        for name, num_kv_heads in VARIANTS.items():
+            convert_heads("demo", Path(folder) / name, num_kv_heads)
+            models.append((name, Path(folder) / name))
+        arguments = [argument for name, path in models for argument in ("--model", f"{name}={path}")]
+        limits = ("--kv-cache-memory-bytes", "512MiB", "--max-model-len", "4096")
+        browser = launch(playwright)
+        with ServerProcess(*arguments, *limits, log=Path(folder) / "log") as server:
+            server.wait_ready()
+            for name, _ in models:
+                answer_for(server.url, name, ALONE_S)
+            compare(browser, server.url)
+            take(browser, server.url, "/heads-cost", target / "heads-cost")
+            load = threading.Thread(target=answer_for, args=(server.url, "demo", OVERVIEW_S + 60))
+            load.start()
+            take(browser, server.url, "/", target / "overview", wait_s=OVERVIEW_S)
+            load.join()
+        browser.close()
+
+
+def answer_for(url: str, model: str, seconds: float) -> None:
+    """Keep streams of a model running for so long."""
+    asyncio.run(_answer_for(url, model, seconds))
+
+
+async def _answer_for(url: str, model: str, seconds: float) -> None:
+    deadline_s = time.monotonic() + seconds
+
+    async def answer(client: httpx.AsyncClient, index: int) -> None:
+        for number in range(10_000):
+            if time.monotonic() > deadline_s:
+                return
+            prompt = (
+                "Once upon a time there was a head of attention. " * (1 + (index + number) % 6) + f"{index} {number}"
+            )
+            body = {"model": model, "prompt": prompt, "max_tokens": 64 + 32 * (index % 4), "ignore_eos": True}
+            (await client.post("/v1/completions", json=body)).raise_for_status()
+
+    async with httpx.AsyncClient(base_url=url, timeout=600) as client:
+        await asyncio.gather(*(answer(client, index) for index in range(STREAMS)))
+
+
+def compare(browser: Browser, url: str) -> None:
+    """Run a comparison from the page, with what the page proposes."""
+    with visiting(browser, url) as visit:
+        page = visit.open("/heads-cost")
+        page.locator("[data-test=start]").click()
+        page.locator("[data-test=progress]").wait_for()
+        page.locator("[data-test=progress]").wait_for(state="detached", timeout=COMPARISON_S * 1000)
+
+
+def take(browser: Browser, url: str, path: str, target: Path, wait_s: float = 5.0) -> None:
+    """A picture of the whole page in each look, the first one after a while."""
+    for look, options in LOOKS.items():
+        with visiting(browser, url, **options) as visit:
+            page = visit.open(path)
+            page.wait_for_timeout((wait_s if look == "light" else 5.0) * 1000)
+            page.screenshot(path=f"{target}-{look}.png", full_page=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
