@@ -14,6 +14,7 @@ another: a second that the server takes from one of them costs the engine a seco
 import argparse
 import asyncio
 import math
+import random
 import shutil
 import statistics
 import threading
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import numpy as np
 import psutil
 from playwright.sync_api import Request, sync_playwright
 from rich.console import Console
@@ -37,7 +39,9 @@ from server.cli.machine import num_cores
 from server.load.prompts import WORDS
 from server.tokenizer import Tokenizer
 
-PROMPT_TOKENS, OUTPUT_TOKENS = 128, 256
+PROMPT_TOKENS = 128
+OUTPUT_TOKENS = range(64, 320)
+"""Of all lengths, so that streams do not begin and end together."""
 SETTLE_S = 5.0
 """A page that was just opened asks for more than one that is open."""
 WARM_UP_S = 10.0
@@ -75,7 +79,7 @@ def main() -> None:
     args = parse_arguments()
     folder, console = resolve_model("demo"), Console()
     command = headcount_command(folder, num_cores())
-    options = LoadOptions(prompt_tokens=PROMPT_TOKENS, max_tokens=OUTPUT_TOKENS)
+    options = LoadOptions(prompt_tokens=PROMPT_TOKENS)
     bodies = options.bodies("demo", Tokenizer(folder).encode(WORDS, add_special_tokens=False))
     pages = []
     with running({"headcount": command}, {}) as urls:
@@ -139,6 +143,7 @@ def load(url: str, bodies: Iterator[dict[str, Any]], streams: int) -> Iterator[l
     """So many streams at all times until the block ends; when each token came, while they come."""
     arrivals_s: list[float] = []
     loop = asyncio.new_event_loop()
+    lengths = random.Random(0)
 
     def note(line: str) -> None:
         if line.startswith("data: {"):
@@ -146,7 +151,8 @@ def load(url: str, bodies: Iterator[dict[str, Any]], streams: int) -> Iterator[l
 
     async def answer(client: httpx.AsyncClient) -> None:
         while True:
-            async with client.stream("POST", "/v1/completions", json=next(bodies)) as response:
+            body = {**next(bodies), "max_tokens": lengths.choice(OUTPUT_TOKENS)}
+            async with client.stream("POST", "/v1/completions", json=body) as response:
                 async for line in response.aiter_lines():
                     note(line)
 
@@ -220,7 +226,7 @@ def replayed(url: str, asked: list[Asked], period_s: float) -> Iterator[None]:
 
 def summary(path: str, asked: list[Asked], pairs: list[tuple[Half, Half]], seconds: float) -> dict[str, Any]:
     ratios = [with_page.tokens_per_s / without.tokens_per_s for with_page, without in pairs]
-    added_s = [with_page.server_cpu_s - without.server_cpu_s for with_page, without in pairs]
+    added, added_error = added_cpu_s(pairs)
     return {
         "page": path,
         "requests_per_s": round(len(asked) / seconds, 2),
@@ -228,16 +234,24 @@ def summary(path: str, asked: list[Asked], pairs: list[tuple[Half, Half]], secon
         "tokens_per_s_with": round(statistics.mean(pair[0].tokens_per_s for pair in pairs), 2),
         "tokens_per_s_without": round(statistics.mean(pair[1].tokens_per_s for pair in pairs), 2),
         "ratio": round(statistics.mean(ratios), 4),
-        "ratio_standard_error": round(standard_error(ratios), 4),
+        "ratio_standard_error": round(statistics.stdev(ratios) / math.sqrt(len(ratios)), 4),
         "server_cpu_without": round(statistics.mean(pair[1].server_cpu_s for pair in pairs), 4),
-        "server_cpu_added": round(statistics.mean(added_s), 4),
-        "server_cpu_added_standard_error": round(standard_error(added_s), 4),
+        "server_cpu_added": round(added, 4),
+        "server_cpu_added_standard_error": round(added_error, 4),
     }
 
 
-def standard_error(numbers: list[float]) -> float:
-    """Of their mean."""
-    return statistics.stdev(numbers) / math.sqrt(len(numbers))
+def added_cpu_s(pairs: list[tuple[Half, Half]]) -> tuple[float, float]:
+    """Processor time of the server that the page takes each second, and its standard error.
+
+    Tokens take processor time too, and one half of a pair may have more of them: a least-squares fit tells the two apart.
+    """
+    halves = [(half, is_open) for pair in pairs for half, is_open in zip(pair, (1.0, 0.0), strict=True)]
+    causes = np.array([[is_open, half.tokens_per_s, 1.0] for half, is_open in halves])
+    cpu_s = np.array([half.server_cpu_s for half, _ in halves])
+    found, *_ = np.linalg.lstsq(causes, cpu_s)
+    variance = np.square(cpu_s - causes @ found).sum() / (len(halves) - len(found))
+    return float(found[0]), math.sqrt(variance * np.linalg.inv(causes.T @ causes)[0, 0])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ WINDOW_TOKENS = 512
 BATCH_SIZE = 4
 DECODE_STEPS = 32
 PROMPT_TOKENS = 256
-NUM_ROUNDS = 3
+NUM_ROUNDS = 7
 """Of a speed measurement; one more comes first, to warm up."""
 
 
@@ -72,10 +73,14 @@ def foretell(core: EngineCore, windows: list[list[int]]) -> Foretold:
     return found
 
 
-def measure_speed(core: EngineCore) -> Speed:
-    """Medians over rounds of one batch of random prompts."""
-    prompt_tokens = min(PROMPT_TOKENS, core.info.max_model_len - DECODE_STEPS - 2)
-    rounds = [_measure_round(core, prompt_tokens) for _ in range(NUM_ROUNDS + 1)][1:]
+def measure_speeds(cores: Sequence[EngineCore]) -> list[Speed]:
+    """Medians over rounds of one batch of random prompts; the models take turns, so that a busy machine is so for all."""
+    rounds = [[_measure_round(core) for core in cores] for _ in range(NUM_ROUNDS + 1)][1:]
+    return [_speed(core, [of_all[index] for of_all in rounds]) for index, core in enumerate(cores)]
+
+
+def _speed(core: EngineCore, rounds: list[tuple[float, float]]) -> Speed:
+    prompt_tokens = _prompt_tokens(core)
     return Speed(
         kv_bytes_per_token=core.info.geometry.bytes_per_token,
         weights_bytes=core.info.ledger.weights_bytes,
@@ -86,11 +91,15 @@ def measure_speed(core: EngineCore) -> Speed:
     )
 
 
-def _measure_round(core: EngineCore, prompt_tokens: int) -> tuple[float, float]:
+def _prompt_tokens(core: EngineCore) -> int:
+    return min(PROMPT_TOKENS, core.info.max_model_len - DECODE_STEPS - 2)
+
+
+def _measure_round(core: EngineCore) -> tuple[float, float]:
     """Seconds until every request of a batch has its first token, and median seconds of a decode step after that."""
     generator = torch.Generator().manual_seed(0)
     params = SamplingParams(temperature=0, max_tokens=DECODE_STEPS + 1, ignore_eos=True)
-    prompts = torch.randint(0, core.info.vocab_size, (BATCH_SIZE, prompt_tokens), generator=generator).tolist()
+    prompts = torch.randint(0, core.info.vocab_size, (BATCH_SIZE, _prompt_tokens(core)), generator=generator).tolist()
     waiting = {f"prompt-{index}" for index in range(BATCH_SIZE)}
     for request_id, prompt in zip(sorted(waiting), prompts, strict=True):
         core.add(Request(request_id=request_id, prompt_token_ids=prompt, sampling_params=params))

@@ -6,11 +6,11 @@ from pathlib import Path
 from checkpoints.folders import check_replaceable
 from engine.checkpoint import read_checkpoint
 from heads.errors import HeadsError
-from heads.evaluation import Foretold, foretell, load_for_evaluation, measure_speed, read_windows
+from heads.evaluation import foretell, load_for_evaluation, measure_speeds, read_windows
 from heads.importance import head_importance, normalize
 from heads.inspection import WINDOW_TOKENS
 from heads.removal import Head, check_heads, choose_heads, remove_heads
-from heads.results import Pruning, Speed
+from heads.results import Pruning
 from heads.subject import load_subject
 
 
@@ -44,8 +44,9 @@ def prune_heads(
     check_heads(read_checkpoint(source).spec, removed)
     windows = read_windows(source, text) if text else []
     spec = remove_heads(source, destination, removed)
-    before, speed_before = _measure(source, windows)
-    after, speed_after = _measure(destination, windows)
+    cores = [load_for_evaluation(folder) for folder in (source, destination)]
+    before, after = (foretell(core, windows) for core in cores)
+    speed_before, speed_after = measure_speeds(cores)
     return Pruning(
         source=str(source),
         destination=str(destination),
@@ -57,11 +58,6 @@ def prune_heads(
         speed_before=speed_before,
         speed_after=speed_after,
     )
-
-
-def _measure(folder: Path, windows: list[list[int]]) -> tuple[Foretold, Speed]:
-    core = load_for_evaluation(folder)
-    return foretell(core, windows), measure_speed(core)
 
 
 def _least_important(source: Path, fraction: float, text: str) -> list[Head]:

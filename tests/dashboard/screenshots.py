@@ -45,19 +45,20 @@ def main(target: Path) -> None:
         with ServerProcess(*arguments, *limits, log=Path(folder) / "log") as server:
             server.wait_ready()
             for name, _ in models:
-                answer_for(server.url, name, ALONE_S)
+                start_answers(server.url, name, ALONE_S).join()
             compare(browser, server.url)
             take(browser, server.url, "/heads-cost", target / "heads-cost")
-            load = threading.Thread(target=answer_for, args=(server.url, "demo", OVERVIEW_S + 60))
-            load.start()
+            load = start_answers(server.url, "demo", OVERVIEW_S + 30)
             take(browser, server.url, "/", target / "overview", wait_s=OVERVIEW_S)
             load.join()
         browser.close()
 
 
-def answer_for(url: str, model: str, seconds: float) -> None:
-    """Keep streams of a model running for so long."""
-    asyncio.run(_answer_for(url, model, seconds))
+def start_answers(url: str, model: str, seconds: float) -> threading.Thread:
+    """Keep streams of a model running for so long, in a thread: this one has Playwright's event loop."""
+    thread = threading.Thread(target=lambda: asyncio.run(_answer_for(url, model, seconds)))
+    thread.start()
+    return thread
 
 
 async def _answer_for(url: str, model: str, seconds: float) -> None:
