@@ -2,7 +2,7 @@
 
     python -m tests.dashboard.screenshots docs/images/dashboard
 
-Three variants are served side by side, each answers alone for a while, a comparison runs from the page to its end, and then
+Three variants are served side by side, a comparison runs from the page to its end, each answers alone for a while, and then
 one model has streams for a minute. It takes some five minutes; other work on the machine shows in the figures.
 """
 
@@ -11,13 +11,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from checkpoints.resolve import resolve_model
+from checkpoints.cache import cache_folder
 from headcount import convert_heads
 from tests.dashboard.browser import PHONE, launch, visiting
 from tests.e2e.server_process import ServerProcess
@@ -34,24 +37,36 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def main(target: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        models = [("demo", resolve_model("demo"))]
-        for name, num_kv_heads in VARIANTS.items():
-            convert_heads("demo", Path(folder) / name, num_kv_heads)
-            models.append((name, Path(folder) / name))
-        arguments = [argument for name, path in models for argument in ("--model", f"{name}={path}")]
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        models = ["demo"]
+        for variant, num_kv_heads in VARIANTS.items():
+            convert_heads("demo", folder / variant, num_kv_heads)
+            models.append(f"{variant}={folder / variant}")
+        patch.setenv("HEADCOUNT_CACHE_DIR", str(own_cache(folder)))
+        arguments = [argument for model in models for argument in ("--model", model)]
         limits = ("--kv-cache-memory-bytes", "512MiB", "--max-model-len", "4096")
         browser = launch(playwright)
-        with ServerProcess(*arguments, *limits, log=Path(folder) / "log") as server:
+        with ServerProcess(*arguments, *limits, log=folder / "log") as server:
             server.wait_ready()
-            for name, _ in models:
-                start_answers(server.url, name, ALONE_S).join()
             compare(browser, server.url)
-            take(browser, server.url, "/heads-cost", target / "heads-cost")
-            load = start_answers(server.url, "demo", OVERVIEW_S + 30)
-            take(browser, server.url, "/", target / "overview", wait_s=OVERVIEW_S)
+            with pictures(browser, server.url, "/heads-cost", target / "heads-cost"):
+                for model in ("demo", *VARIANTS):
+                    start_answers(server.url, model, ALONE_S).join()
+            with pictures(browser, server.url, "/", target / "overview"):
+                load = start_answers(server.url, "demo", OVERVIEW_S + 20)
+                time.sleep(OVERVIEW_S)
             load.join()
         browser.close()
+
+
+def own_cache(folder: Path) -> Path:
+    """A cache without the user's comparisons; models and kernels are taken from theirs."""
+    own = folder / "cache"
+    own.mkdir()
+    for name in ("kernels", "models"):
+        (own / name).symlink_to(cache_folder() / name)
+    return own
 
 
 def start_answers(url: str, model: str, seconds: float) -> threading.Thread:
@@ -87,12 +102,14 @@ def compare(browser: Browser, url: str) -> None:
         page.locator("[data-test=progress]").wait_for(state="detached", timeout=COMPARISON_S * 1000)
 
 
-def take(browser: Browser, url: str, path: str, target: Path, wait_s: float = 5.0) -> None:
-    """A picture of the whole page in each look, the first one after a while."""
-    for look, options in LOOKS.items():
-        with visiting(browser, url, **options) as visit:
-            page = visit.open(path)
-            page.wait_for_timeout((wait_s if look == "light" else 5.0) * 1000)
+@contextmanager
+def pictures(browser: Browser, url: str, path: str, target: Path) -> Iterator[None]:
+    """A page in each look, open side by side while the block runs; then a picture of each, from top to bottom."""
+    with ExitStack() as stack:
+        visits = {look: stack.enter_context(visiting(browser, url, **options)) for look, options in LOOKS.items()}
+        pages = {look: visit.open(path) for look, visit in visits.items()}
+        yield
+        for look, page in pages.items():
             page.screenshot(path=f"{target}-{look}.png", full_page=True)
 
 
