@@ -56,6 +56,7 @@ logger = logging.getLogger("headcount.client")
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 STOP_TIMEOUT_S = 5.0
+DELTAS_AT_ONCE = 16
 LAST_WORDS_MS = 50
 """How long to look for messages that a process sent just before it ended."""
 
@@ -292,7 +293,7 @@ class EngineClient:
         await _cancel(receiver)
         await _cancel(watcher)
         while await socket.poll(LAST_WORDS_MS):
-            self._handle(await socket.recv())
+            await self._handle(await socket.recv())
 
     def _give_up(self, child: EngineChild, loss: str) -> None:
         """Kill a process that lives and is of no use. Its end may take a while: no request waits for it."""
@@ -303,15 +304,15 @@ class EngineClient:
 
     async def _receive(self, socket: zmq.asyncio.Socket) -> None:
         while True:
-            self._handle(await socket.recv())
+            await self._handle(await socket.recv())
             await asyncio.sleep(0)  # a message that is there already is received without a turn of the event loop
 
-    def _handle(self, data: bytes) -> None:
+    async def _handle(self, data: bytes) -> None:
         match decode_from_engine(data):
             case StepResult(deltas, stats):
                 if deltas or (stats is not None and stats.observations.step_seconds):
                     self._watchdog.step()
-                self._dispatch(deltas)
+                await self._dispatch(deltas)
                 if stats is not None:
                     self.stats = stats
                     if self.on_stats is not None:
@@ -324,7 +325,17 @@ class EngineClient:
             case Failed(message):
                 self.failure = message
 
-    def _dispatch(self, deltas: list[TokenDelta]) -> None:
+    async def _dispatch(self, deltas: list[TokenDelta]) -> None:
+        """Wake those who wait for these deltas, a few at a time: between them the event loop gets around to others."""
+        try:
+            while len(deltas) > DELTAS_AT_ONCE:
+                self._hand_over(deltas[:DELTAS_AT_ONCE])
+                deltas = deltas[DELTAS_AT_ONCE:]
+                await asyncio.sleep(0)
+        finally:
+            self._hand_over(deltas)
+
+    def _hand_over(self, deltas: list[TokenDelta]) -> None:
         for delta in deltas:
             ended = self._streams.put(delta)
             if ended is not None and delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):

@@ -11,7 +11,7 @@ import pytest
 
 import engine.client
 from engine.child import EngineChild
-from engine.client import EngineClient, EngineState
+from engine.client import DELTAS_AT_ONCE, EngineClient, EngineState
 from engine.errors import EngineUnavailableError, ModelLoadError, QueueFullError, RequestRefusedError
 from engine.info import EngineStats
 from engine.request import FinishReason, Request, TokenDelta
@@ -241,3 +241,30 @@ async def test_an_engine_started_beforehand_serves_and_ends_with_its_server(fold
     await client.shutdown()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_others_get_their_turn_between_the_deltas_of_a_step(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, handed_over, turns = EngineClient("tiny", folder, settings()), [], []
+    monkeypatch.setattr(client._streams, "put", lambda delta: handed_over.append((delta.request_id, len(turns))))
+    deltas = [TokenDelta(str(number)) for number in range(2 * DELTAS_AT_ONCE + 1)]
+    dispatch = asyncio.create_task(client._dispatch(deltas))
+    while not dispatch.done():
+        await asyncio.sleep(0)
+        turns.append(None)
+    assert [request_id for request_id, _ in handed_over] == [delta.request_id for delta in deltas]
+    assert len({turn for _, turn in handed_over}) == 3
+
+
+async def test_what_came_of_a_step_is_handed_over_even_where_receiving_ends(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, handed_over = EngineClient("tiny", folder, settings()), []
+    monkeypatch.setattr(client._streams, "put", handed_over.append)
+    dispatch = asyncio.create_task(client._dispatch([TokenDelta("r")] * 3 * DELTAS_AT_ONCE))
+    await asyncio.sleep(0)
+    dispatch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await dispatch
+    assert len(handed_over) == 3 * DELTAS_AT_ONCE
