@@ -76,11 +76,12 @@ def test_models_flags_and_sizes(parse: Callable[..., ServeSettings]) -> None:
 def test_models_can_be_named_without_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, str] = {}
 
-    def load(name: str, folder: Path, settings: object) -> None:
+    def load(name: str, folder: Path, *_: object) -> None:
         seen[name] = str(folder)
 
     monkeypatch.setattr("checkpoints.resolve.resolve_model", Path)
     monkeypatch.setattr("server.served_model.load_served_model", load)
+    monkeypatch.setattr("engine.child.EngineChild", object)
     monkeypatch.setattr("server.run.serve", lambda *given: 0)
     assert main(["serve", "demo", "small=/a", "--model", "big=/b", "--preset", "demo"]) == 0
     assert seen == {"demo": "demo", "small": "/a", "big": "/b"}, "the preset's own model is not among them twice"
