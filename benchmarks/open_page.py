@@ -33,6 +33,7 @@ from rich.console import Console
 
 from benchmarks.peer_runs.http_servers import headcount_command, running
 from benchmarks.report import new_report, write_report
+from benchmarks.resident_memory import engine_process
 from checkpoints.resolve import resolve_model
 from server.cli.bench_load import LoadOptions
 from server.cli.machine import num_cores
@@ -173,7 +174,7 @@ def load(url: str, bodies: Iterator[dict[str, Any]], streams: int) -> Iterator[l
 
 def measure(url: str, asked: list[Asked], arrivals_s: list[float], args: argparse.Namespace) -> list[tuple[Half, Half]]:
     """With the page and without it, pair by pair; who comes first changes."""
-    server = psutil.Process().children()[0]
+    server = engine_process().parent()
 
     def half(*, is_open: bool) -> Half:
         with replayed(url, asked if is_open else [], args.record_s):

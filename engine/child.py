@@ -28,9 +28,19 @@ class EngineChild:
     def __init__(self) -> None:
         # THP_MEM_ALLOC_ENABLE: PyTorch asks for huge pages, so that zeroing the KV pool takes a third of the time.
         env = {"THP_MEM_ALLOC_ENABLE": "1", **os.environ}
-        self._process = subprocess.Popen([sys.executable, "-m", "engine.process"], stdin=subprocess.PIPE, env=env)
-        self._has_ended: Future[None] = Future()
+        reader, writer = os.pipe()
+        try:
+            self._process = subprocess.Popen([sys.executable, "-m", "engine.process"], stdin=reader, env=env)
+        except OSError:
+            os.close(writer)
+            raise
+        finally:
+            os.close(reader)
         self.pid = self._process.pid
+        self._has_ended: Future[None] = Future()
+        # Nothing is left in it to be written when it closes: the other end may be gone by then.
+        self._pipe = os.fdopen(writer, "wb", buffering=0)
+        self._pipe_lock = threading.Lock()
         threading.Thread(target=self._wait, name=f"end of {self.pid}", daemon=True).start()
 
     @property
@@ -39,10 +49,15 @@ class EngineChild:
         return self._process.poll()
 
     def launch(self, launch: Launch) -> None:
-        """Say what to load. The pipe stays open: its end is how the process sees that its server is gone."""
-        if self._process.stdin is not None:
-            self._process.stdin.write(msgspec.json.encode(launch) + b"\n")
-            self._process.stdin.flush()
+        """Say what to load. The pipe stays open: its end is how the process sees that its server is gone.
+
+        Raises:
+            OSError: the process has ended.
+        """
+        with self._pipe_lock:
+            if self._pipe.closed:
+                raise BrokenPipeError(f"process {self.pid} ended before it was told what to load")
+            self._pipe.write(msgspec.json.encode(launch) + b"\n")
 
     def kill(self) -> None:
         """End it now; nothing happens where it has ended."""
@@ -54,6 +69,6 @@ class EngineChild:
 
     def _wait(self) -> None:
         self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        with self._pipe_lock:
+            self._pipe.close()
         self._has_ended.set_result(None)

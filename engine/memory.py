@@ -84,7 +84,10 @@ def release(device: torch.device) -> None:
 
 
 def set_block_threshold(num_bytes: int) -> None:
-    """Blocks of this size and more come from the system one by one (glibc; elsewhere nothing is done)."""
+    """Blocks of this size and more come from the system one by one, others from what was freed.
+
+    That is glibc's; elsewhere nothing is done.
+    """
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(M_MMAP_THRESHOLD, num_bytes)
         mallopt(M_TRIM_THRESHOLD, USUAL_TRIM_BYTES)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from checkpoints.cache import cache_folder
 from tests.dashboard.browser import Visit, find_browser, launch, visiting
 from tests.e2e.conftest import TOKENIZER_FILES, demo_folder, tiny_folder  # noqa: F401  fixtures
+from tests.e2e.own_cache import own_cache
 from tests.e2e.server_process import ServerProcess
 
 CACHE = ("--kv-cache-memory-bytes", "2MiB", "--max-model-len", "512")
@@ -31,10 +31,7 @@ def server(
     """Two models of random weights, side by side; not started where there is no browser."""
     find_browser()
     folder = tmp_path_factory.mktemp("dashboard")
-    cache = folder / "cache"
-    cache.mkdir()
-    # A cache of its own, so that comparisons are none of the user's; compiled kernels are taken from theirs.
-    (cache / "kernels").symlink_to(cache_folder() / "kernels")
+    cache = own_cache(folder / "cache", "kernels")  # so that comparisons are none of the user's
     models = ("--model", f"tiny={tiny_folder}", "--model", f"other={tiny_folder}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADCOUNT_CACHE_DIR", str(cache))

@@ -20,9 +20,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from checkpoints.cache import cache_folder
 from headcount import convert_heads
 from tests.dashboard.browser import PHONE, launch, visiting
+from tests.e2e.own_cache import own_cache
 from tests.e2e.server_process import ServerProcess
 
 VARIANTS = {"demo-mha": 9, "demo-mqa": 1}
@@ -43,7 +43,7 @@ def main(target: Path) -> None:
         for variant, num_kv_heads in VARIANTS.items():
             convert_heads("demo", folder / variant, num_kv_heads)
             models.append(f"{variant}={folder / variant}")
-        patch.setenv("HEADCOUNT_CACHE_DIR", str(own_cache(folder)))
+        patch.setenv("HEADCOUNT_CACHE_DIR", str(own_cache(folder / "cache", "kernels", "models")))
         arguments = [argument for model in models for argument in ("--model", model)]
         limits = ("--kv-cache-memory-bytes", "512MiB", "--max-model-len", "4096")
         browser = launch(playwright)
@@ -58,15 +58,6 @@ def main(target: Path) -> None:
                 time.sleep(OVERVIEW_S)
             load.join()
         browser.close()
-
-
-def own_cache(folder: Path) -> Path:
-    """A cache without the user's comparisons; models and kernels are taken from theirs."""
-    own = folder / "cache"
-    own.mkdir()
-    for name in ("kernels", "models"):
-        (own / name).symlink_to(cache_folder() / name)
-    return own
 
 
 def start_answers(url: str, model: str, seconds: float) -> threading.Thread:

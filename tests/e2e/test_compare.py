@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from checkpoints.cache import cache_folder
+from tests.e2e.own_cache import own_cache
 from tests.e2e.server_process import ServerProcess, events
 
 pytestmark = [pytest.mark.e2e, pytest.mark.demo]
@@ -39,10 +39,7 @@ def watch(server: ServerProcess, name: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder for these tests alone, but for the compiled kernels."""
-    compiled, folder = cache_folder() / "kernels", tmp_path_factory.mktemp("cache")
-    compiled.mkdir(parents=True, exist_ok=True)
-    (folder / "kernels").symlink_to(compiled, target_is_directory=True)
-    return folder
+    return own_cache(tmp_path_factory.mktemp("cache"), "kernels")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Engine processes that start before anybody knows what they shall load."""
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
@@ -38,6 +39,20 @@ async def test_it_is_told_what_to_load_and_ends_where_that_is_nothing(
     await asyncio.wait_for(child.wait(), SOON_S)
     assert child.return_code == 0
     assert "Traceback" not in capfd.readouterr().err
+
+
+async def test_one_that_has_ended_takes_no_orders_and_is_seen_to_have_ended(tmp_path: Path) -> None:
+    """Whether its end was noticed before the order or not."""
+    launch = Launch.of(f"ipc://{tmp_path}/nobody", str(tmp_path), EngineSettings())
+    noticed, unnoticed = EngineChild(), EngineChild()
+    noticed.kill()
+    await asyncio.wait_for(noticed.wait(), SOON_S)
+    with pytest.raises(BrokenPipeError):
+        noticed.launch(launch)
+    unnoticed.kill()
+    with contextlib.suppress(BrokenPipeError):
+        unnoticed.launch(launch)
+    await asyncio.wait_for(unnoticed.wait(), SOON_S)
 
 
 def test_it_ends_with_a_server_that_never_says_what_to_load() -> None:

@@ -1,9 +1,13 @@
 """Arrays packed into one buffer, and back out of it as views."""
 
-import numpy as np
-import torch
+from collections.abc import Callable
 
-from engine.transfers import Fetch, pack, to_device, unpack
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from engine.transfers import Array, Fetch, pack, to_device, unpack
 
 ARRAYS = [
     np.arange(6, dtype=np.int64).reshape(2, 3) - 3,
@@ -13,8 +17,17 @@ ARRAYS = [
 ]
 
 
-def test_what_is_packed_comes_out_as_it_was() -> None:
-    for tensor, array in zip(to_device(ARRAYS, torch.device("cpu")), ARRAYS, strict=True):
+def on_cpu(arrays: list[Array]) -> list[Tensor]:
+    return to_device(arrays, torch.device("cpu"))
+
+
+def through_a_buffer(arrays: list[Array]) -> list[Tensor]:
+    return unpack(pack(arrays), arrays)
+
+
+@pytest.mark.parametrize("send", [on_cpu, through_a_buffer])
+def test_arrays_arrive_as_they_were(send: Callable[[list[Array]], list[Tensor]]) -> None:
+    for tensor, array in zip(send(ARRAYS), ARRAYS, strict=True):
         assert tensor.is_contiguous()
         np.testing.assert_array_equal(tensor.numpy(), array, strict=True)
 

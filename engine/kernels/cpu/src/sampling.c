@@ -186,14 +186,14 @@ static Overview look(Row *row, float min_p) {
 
 /* The shortest range that has every token which may be kept; the longest where none surely has. */
 static int choose_range(const Overview *seen, const Row *row, int64_t top_k, float top_p, float min_p) {
-    int range = 0;
+    const int is_limited = top_k < row->vocab_size || top_p < 1 || min_p > 0;
+    int range = is_limited ? 0 : NUM_RANGES - 1;
     for (; range < NUM_RANGES - 1; range++) {
         int has_top_k = top_k >= row->vocab_size || seen->num_near[range] >= top_k;
         /* All weights together are 1 at least; twice the room that this leaves, for sums are rounded. */
         int has_top_p = top_p >= 1 || 2 * seen->far_mass[range] < 1 - (double)top_p;
         int has_min_p = min_p <= 0 || weight_of(-RANGES[range], 0) < min_p;
-        int is_limited = top_k < row->vocab_size || top_p < 1 || min_p > 0;
-        if (is_limited && has_top_k && has_top_p && has_min_p) break;
+        if (has_top_k && has_top_p && has_min_p) break;
     }
     return range;
 }
