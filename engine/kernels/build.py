@@ -22,7 +22,7 @@ from checkpoints.cache import cache_folder
 from engine.kernels.levels import Level, LevelError, wanted_levels
 
 SOURCES = Path(__file__).parent / "cpu" / "src"
-COMPILE = ("-O3", "-std=gnu11", "-pthread", "-fPIC", "-fvisibility=hidden", "-c")
+COMPILE = ("-O3", "-std=gnu11", "-ffp-contract=off", "-pthread", "-fPIC", "-fvisibility=hidden", "-c")
 LINK = ("-shared", "-pthread", "-lm")
 TIMEOUT_S = 120
 NO_COMPILER = "no C compiler (cc) on the PATH"

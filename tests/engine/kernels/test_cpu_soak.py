@@ -1,6 +1,7 @@
 """All tests of the native kernels again: at every level of this CPU, and under sanitizers. In processes of their own."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -48,20 +49,38 @@ def asan_runtime() -> str:
     return str(path.resolve())
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc on the PATH")
+def compiled_with(options: str, level: Level, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Variables of processes whose kernels gcc compiles with further options."""
+    compiler, cache = folder / "cc", folder / "cache"
+    compiler.write_text(f'#!/bin/sh\nexec gcc "$@" {options}\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    # Here, so that a failure is one: the tests would take PyTorch's kernels and be skipped.
+    build_library(cache / "kernels", level)
+    return {"CC": str(compiler), "HEADCOUNT_CACHE_DIR": str(cache), VARIABLE: level.name}
+
+
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc on the PATH")
+
+
+@needs_gcc
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the tunings are x86's")
+@pytest.mark.parametrize("processor", ["haswell", "skylake-avx512", "znver3"])
+def test_tuned_for_another_processor(processor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row's numbers do not depend on the others, whatever the compiler takes for fast."""
+    run_tests(
+        compiled_with(f"-mtune={processor}", LEVELS[0], tmp_path, monkeypatch), "-k", "does_not_depend or do_not_change"
+    )
+
+
+@needs_gcc
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 def test_nothing_out_of_bounds_and_nothing_undefined(
     level: Level, sanitizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiler, cache = tmp_path / "cc", tmp_path / "cache"
-    compiler.write_text(f'#!/bin/sh\nexec gcc "$@" -O1 -g {SANITIZERS[sanitizer]}\n')
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setattr(build, "TIMEOUT_S", BUILD_TIMEOUT_S)
-    # Here, so that a failure is one: the tests would take PyTorch's kernels and be skipped.
-    build_library(cache / "kernels", level)
-    variables = {"CC": str(compiler), "HEADCOUNT_CACHE_DIR": str(cache), VARIABLE: level.name}
+    variables = compiled_with(f"-O1 -g {SANITIZERS[sanitizer]}", level, tmp_path, monkeypatch)
     if sanitizer == "address":
         # The interpreter ends with much that it never freed.
         variables |= {"LD_PRELOAD": asan_runtime(), "ASAN_OPTIONS": "detect_leaks=0"}

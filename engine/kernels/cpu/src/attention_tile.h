@@ -86,12 +86,14 @@ INLINE void prefetch_rows(const int dtype, const void *cache, int64_t head_dim, 
 
 /* out[m, :] += sum over j of a[m, j] * b[j, :] in the order of j, for `rows` and `vectors` (constants).
  *
- *   a    [rows, count], rows lda apart
- *   b    [count, vectors * VL], rows `width` apart
- *   out  [rows, vectors * VL], rows `width` apart
+ *   a       [rows, count], rows lda apart
+ *   b       rows of vectors * VL numbers of `dtype`, each `stride` numbers from the one before; they are widened on their
+ *           way, into the order of split_row
+ *   places  [count]: which of b's rows each is; NULL: the first, the second, ...
+ *   out     [rows, vectors * VL], rows `width` apart
  */
-INLINE void add_product(const int rows, const int vectors, const float *a, int64_t lda, const float *b, int64_t count,
-                        int64_t width, float *out) {
+INLINE void add_product(const int rows, const int vectors, const int dtype, const float *a, int64_t lda, const void *b,
+                        int64_t stride, const int64_t *places, int64_t count, int64_t width, float *out) {
     vf sums[MAX_ROWS][VECTORS];
     UNROLL
     for (int m = 0; m < rows; m++) {
@@ -99,14 +101,16 @@ INLINE void add_product(const int rows, const int vectors, const float *a, int64
         for (int c = 0; c < vectors; c++) sums[m][c] = load(out + m * width + c * VL);
     }
     for (int64_t j = 0; j < count; j++) {
+        const void *numbers = at(b, (places ? places[j] : j) * stride, dtype);
         vf row[VECTORS];
         UNROLL
-        for (int c = 0; c < vectors; c++) row[c] = load(b + j * width + c * VL);
+        for (int c = 0; c < vectors; c++)
+            row[c] = c % 2 ? load_odd(numbers, (c - 1) * VL, dtype) : load_even(numbers, c * VL, dtype);
         UNROLL
         for (int m = 0; m < rows; m++) {
             vf factor = splat(a[m * lda + j]);
             UNROLL
-            for (int c = 0; c < vectors; c++) sums[m][c] += factor * row[c];
+            for (int c = 0; c < vectors; c++) sums[m][c] = vfma(factor, row[c], sums[m][c]);
         }
     }
     UNROLL
@@ -116,7 +120,7 @@ INLINE void add_product(const int rows, const int vectors, const float *a, int64
     }
 }
 
-/* The same for any number of rows, and any width that is a multiple of VL. */
+/* The same for a matrix b [count, width] in float32, any number of rows, and any width that is a multiple of VL. */
 INLINE void add_products(const float *a, int64_t lda, const float *b, int64_t num_rows, int64_t count, int64_t width,
                          float *out) {
     for (int64_t row = 0; row < num_rows;) {
@@ -124,42 +128,10 @@ INLINE void add_products(const float *a, int64_t lda, const float *b, int64_t nu
         const float *factors = a + row * lda;
         float *sums = out + row * width;
         for (; c + VECTORS * VL <= width; c += VECTORS * VL)
-            CALL_WITH_ROWS(rows, add_product, VECTORS, factors, lda, b + c, count, width, sums + c);
+            CALL_WITH_ROWS(rows, add_product, VECTORS, FLOAT32, factors, lda, b + c, width, NULL, count, width, sums + c);
         for (; c < width; c += VL)
-            CALL_WITH_ROWS(rows, add_product, 1, factors, lda, b + c, count, width, sums + c);
+            CALL_WITH_ROWS(rows, add_product, 1, FLOAT32, factors, lda, b + c, width, NULL, count, width, sums + c);
         row += rows;
-    }
-}
-
-/* The same where b's rows are numbers of 16 or 32 bits as they lie in the cache: [.., width], `stride` bytes apart, row j
- * in the place places[j]. They are widened on their way, into the order of split_row. */
-INLINE void add_product_in_place(const int rows, const int dtype, const float *a, int64_t lda, const char *b,
-                                 int64_t stride, const int64_t *places, int64_t count, int64_t width, float *out) {
-    vf sums[MAX_ROWS][VECTORS];
-    UNROLL
-    for (int m = 0; m < rows; m++) {
-        UNROLL
-        for (int c = 0; c < VECTORS; c++) sums[m][c] = load(out + m * width + c * VL);
-    }
-    for (int64_t j = 0; j < count; j++) {
-        const void *numbers = b + places[j] * stride;
-        vf row[VECTORS];
-        UNROLL
-        for (int c = 0; c < VECTORS; c += 2) {
-            row[c] = load_even(numbers, c * VL, dtype);
-            row[c + 1] = load_odd(numbers, c * VL, dtype);
-        }
-        UNROLL
-        for (int m = 0; m < rows; m++) {
-            vf factor = splat(a[m * lda + j]);
-            UNROLL
-            for (int c = 0; c < VECTORS; c++) sums[m][c] += factor * row[c];
-        }
-    }
-    UNROLL
-    for (int m = 0; m < rows; m++) {
-        UNROLL
-        for (int c = 0; c < VECTORS; c++) store(out + m * width + c * VL, sums[m][c]);
     }
 }
 

@@ -12,12 +12,6 @@
 
 #include "common.h"
 
-#if defined(__SSE2__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-
 typedef int8_t vb __attribute__((vector_size(VL)));
 typedef int32_t vi_mem __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 

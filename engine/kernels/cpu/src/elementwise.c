@@ -25,7 +25,7 @@ INLINE void norm_row(const int dtype, const Norm *norm, int64_t row) {
     vf squares = splat(0);
     for (; i + VL <= width; i += VL) {
         vf part = load_vec(x, i, dtype);
-        squares += part * part;
+        squares = vfma(part, part, squares);
     }
     float sum = sum_lanes(squares);
     for (; i < width; i++) sum += load_one(x, i, dtype) * load_one(x, i, dtype);

@@ -136,7 +136,7 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
         UNROLL
         for (int m = 0; m < rows; m++) {
             UNROLL
-            for (int n = 0; n < 2 * panels; n++) acc[m][n] += x[m * depth + k] * column[n];
+            for (int n = 0; n < 2 * panels; n++) acc[m][n] = vfma(splat(x[m * depth + k]), column[n], acc[m][n]);
         }
     }
     UNROLL

@@ -146,7 +146,8 @@ INLINE void tile(const int rows, const int panels, const Rounded *x, int64_t row
             vf scale = load_vec(w.scale, (n * cut.num_groups + group) * PANEL, BFLOAT16);
             UNROLL
             for (int m = 0; m < rows; m++)
-                sums[m][n] += x->scale[place + m * cut.num_groups] * scale * __builtin_convertvector(acc[m][n], vf);
+                sums[m][n] = vfma(x->scale[place + m * cut.num_groups] * scale, __builtin_convertvector(acc[m][n], vf),
+                                  sums[m][n]);
         }
     }
     UNROLL
