@@ -44,6 +44,7 @@ LEVELS = (
     _x86("avx512_bf16", (*_VNNI, "avx512_bf16")),
     _x86("avx512_vnni", _VNNI),
     _x86("avx512", _AVX512),
+    _x86("avx2_vnni", (*_AVX2, "avx_vnni")),
     _x86("avx2", _AVX2),
     Level("neon_dotprod", "aarch64", ("-march=armv8.2-a+dotprod",), frozenset({"asimd", "asimddp"})),
     Level("generic", "", (), frozenset()),

@@ -31,12 +31,13 @@ def native() -> Callable[[torch.dtype], cpu.CpuKernels]:
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Each level of this CPU in turn, or the one that the environment names: the kernels that a test asks for are its."""
     monkeypatch.setenv(VARIABLE, request.param)
-    _forget_library()
+    forget_library()
     yield request.param
-    _forget_library()
+    forget_library()
 
 
-def _forget_library() -> None:
+def forget_library() -> None:
+    """The next kernels come from a library that is looked for, or compiled, anew."""
     load_library.cache_clear()
     native_library.cache_clear()
 

@@ -37,8 +37,9 @@ def cpu_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
 def test_the_levels_of_cpus(cpu_with: Callable[..., list[str]]) -> None:
     assert cpu_with("x86_64", "sse2") == ["generic"]
     assert cpu_with("x86_64", AVX2) == ["avx2", "generic"]
+    assert cpu_with("x86_64", f"{AVX2} avx_vnni") == ["avx2_vnni", "avx2", "generic"]
     assert cpu_with("x86_64", AVX512) == ["avx512", "avx2", "generic"]
-    assert cpu_with("x86_64", f"{AVX512} avx512_vnni avx512_bf16") == [
+    assert cpu_with("x86_64", f"{AVX512} avx512_vnni avx512_bf16 avx_vnni") == [
         level.name for level in LEVELS if level.machine != "aarch64"
     ]
     assert cpu_with("aarch64", "asimd asimddp") == ["neon_dotprod", "generic"]

@@ -1,7 +1,7 @@
-"""linear against the exact product."""
+"""linear against the exact product: as this CPU does it, and with pairs of columns as AVX512-BF16 does."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,10 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.kernels import cpu
+from engine.kernels import build, cpu
+from engine.kernels.levels import supported_levels
+from tests.engine.kernels.conftest import forget_library
 from tests.engine.kernels.rounding import DTYPES, assert_within, output_eps, sum_eps
 
 Native = Callable[[torch.dtype], cpu.CpuKernels]
+
+EMULATION = (
+    "-DDOT_PAIRS(acc, w, x)="
+    "vfma((vf)((w) << 16), (vf)((x) << 16), vfma((vf)((w) & 0xffff0000u), (vf)((x) & 0xffff0000u), acc))"
+)
+"""What the instruction vdpbf16ps does with normal numbers, in the order of its sums, on any CPU."""
+
+
+@pytest.fixture(params=["columns", "pairs"])
+def native(request: pytest.FixtureRequest, native: Native, monkeypatch: pytest.MonkeyPatch) -> Iterator[Native]:
+    """Kernels as this CPU does it, and as one does that multiplies pairs."""
+    if request.param == "pairs":
+        monkeypatch.setattr(build, "COMPILE", (*build.COMPILE, EMULATION))
+    forget_library()
+    yield native
+    forget_library()
 
 
 def exact_and_bound(
@@ -164,3 +182,18 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
         kernels.linear(x, weight, torch.zeros(5))
     with pytest.raises(ValueError, match="residual"):
         kernels.linear(x, weight, None, torch.zeros(4, 2))
+
+
+@pytest.mark.skipif(supported_levels()[0].name != "avx512_bf16", reason="this CPU has no AVX512-BF16")
+def test_the_emulation_is_what_the_instruction_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(13, 577).bfloat16(), torch.randn(100, 577).bfloat16()
+
+    def product() -> Tensor:
+        forget_library()
+        kernels = cpu.CpuKernels(torch.bfloat16)
+        return kernels.linear(x, packed(kernels, weight))
+
+    theirs = product()
+    monkeypatch.setattr(build, "COMPILE", (*build.COMPILE, EMULATION))
+    assert torch.equal(product(), theirs)
+    forget_library()

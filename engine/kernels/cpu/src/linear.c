@@ -3,7 +3,8 @@
  * Decoding is bound by reading W from memory, prefill by arithmetic; one loop nest serves both. W is packed into panels
  * of PANEL rows, column by column, so that a load gives PANEL rows' numbers for one element of x: no sum across lanes,
  * and an instruction and a half for each vector of products however many rows x has. A task is a few panels that fit
- * in the second-level cache: they come from memory once, whatever the number of x's rows. x is widened once.
+ * in the second-level cache: they come from memory once, whatever the number of x's rows. x is widened once. A CPU that
+ * multiplies pairs of bfloat16 gets two columns at a time instead, and x as it is.
  */
 #include "epilogue.h"
 #include "kernels.h"
@@ -22,18 +23,34 @@
 
 /* ---- packing ---- */
 
-/* Where row c of a whole panel stands among its PANEL numbers of a column. Two bfloat16 share 32 bits, and the lower
- * halves make up the first vector. */
-INLINE int64_t place_of(const int dtype, int64_t c) {
-    return dtype == FLOAT32 ? c : c < VL ? 2 * c : 2 * (c - VL) + 1;
+/* DOT_PAIRS(acc, w, x): acc[lane] += w[2 lane] * x[2 lane] + w[2 lane + 1] * x[2 lane + 1] of bfloat16, where that is an
+ * instruction. Defined from outside it stands for one that the CPU lacks, as the tests do. */
+#if !defined(DOT_PAIRS) && defined(__AVX512BF16__)
+#define DOT_PAIRS(acc, w, x) (vf)_mm512_dpbf16_ps((__m512)(acc), (__m512bh)(w), (__m512bh)(x))
+#endif
+
+/* Whether two columns are multiplied at once, and then x's format (else it is widened). */
+#ifdef DOT_PAIRS
+#define IS_PAIRED(dtype) ((dtype) == BFLOAT16)
+#else
+#define IS_PAIRED(dtype) 0
+#endif
+#define X_DTYPE(dtype) (IS_PAIRED(dtype) ? BFLOAT16 : FLOAT32)
+
+/* Where number k of row c of a whole panel stands. A panel is a column of PANEL numbers after the other; in one of
+ * bfloat16 two share 32 bits, and the lower halves make up the first vector. Where columns are paired, the two numbers
+ * of a row share the 32 bits, and only the last of an odd number of columns is as elsewhere. */
+INLINE int64_t place_of(const int dtype, int64_t k, int64_t c, int64_t depth) {
+    if (IS_PAIRED(dtype) && (k ^ 1) < depth) return (k & ~1) * PANEL + 2 * c + (k & 1);
+    return k * PANEL + (dtype == FLOAT32 ? c : c < VL ? 2 * c : 2 * (c - VL) + 1);
 }
 
-/* `count` rows [depth] -> [depth, stride], in the order of a whole panel. */
-INLINE void transpose(const int dtype, const void *rows, int64_t count, int64_t depth, void *panel, int64_t stride) {
+/* `count` rows [depth] -> a panel. */
+INLINE void fill_panel(const int dtype, const void *rows, int64_t count, int64_t depth, void *panel) {
     for (int64_t c = 0; c < count; c++) {
-        int64_t place = place_of(dtype, c);
         for (int64_t k = 0; k < depth; k++)
-            memcpy(at_mut(panel, k * stride + place, dtype), at(rows, c * depth + k, dtype), (size_t)size_of(dtype));
+            memcpy(at_mut(panel, place_of(dtype, k, c, depth), dtype), at(rows, c * depth + k, dtype),
+                   (size_t)size_of(dtype));
     }
 }
 
@@ -52,15 +69,15 @@ static void pack_panel(void *context, int64_t i) {
         return;
     }
     if (p->dtype == FLOAT32)
-        transpose(FLOAT32, panel, PANEL, p->depth, packed, PANEL);
+        fill_panel(FLOAT32, panel, PANEL, p->depth, packed);
     else
-        transpose(BFLOAT16, panel, PANEL, p->depth, packed, PANEL);
+        fill_panel(BFLOAT16, panel, PANEL, p->depth, packed);
     memcpy(panel, packed, size);
     free(packed);
 }
 
-/* Pack a weight [width, depth] of `dtype` in place: each whole panel of its rows becomes [depth, PANEL]; rows that make
- * up no panel stay as they are, behind the others. Returns 0, or -1 where there is no memory for a panel. */
+/* Pack a weight [width, depth] of `dtype` in place, each whole panel of its rows (place_of); rows that make up no panel
+ * stay as they are, behind the others. Returns 0, or -1 where there is no memory for a panel. */
 EXPORT int hc_pack(int dtype, void *weight, int64_t width, int64_t depth, int num_threads) {
     Packing packing = {weight, width, depth, dtype, 0};
     run_tasks(pack_panel, &packing, width / PANEL, num_threads);
@@ -72,24 +89,27 @@ typedef struct {
     const int64_t *row_ids;
     void *out;
     int64_t num_ids, width, depth;
-    int dtype;
 } Gathering;
 
 #define GATHER_ROWS 4
 
-static void gather_rows(void *context, int64_t i) {
-    const Gathering *g = context;
+INLINE void gather_rows(const int dtype, const Gathering *g, int64_t i) {
     for (int64_t n = i * GATHER_ROWS; n < min64(g->num_ids, (i + 1) * GATHER_ROWS); n++) {
-        int64_t row = g->row_ids[n], first = row / PANEL * PANEL, size = size_of(g->dtype);
+        int64_t row = g->row_ids[n], first = row / PANEL * PANEL, size = size_of(dtype);
         char *out = (char *)g->out + n * g->depth * size;
         if (first + PANEL > g->width) {
-            memcpy(out, at(g->weight, row * g->depth, g->dtype), (size_t)(g->depth * size));
+            memcpy(out, at(g->weight, row * g->depth, dtype), (size_t)(g->depth * size));
             continue;
         }
-        const char *column = at(g->weight, first * g->depth + place_of(g->dtype, row - first), g->dtype);
-        for (int64_t k = 0; k < g->depth; k++) memcpy(out + k * size, column + k * PANEL * size, (size_t)size);
+        const char *panel = at(g->weight, first * g->depth, dtype);
+        for (int64_t k = 0; k < g->depth; k++)
+            memcpy(out + k * size, panel + place_of(dtype, k, row - first, g->depth) * size, (size_t)size);
     }
 }
+
+static void gather_float32(void *gathering, int64_t i) { gather_rows(FLOAT32, gathering, i); }
+
+static void gather_bfloat16(void *gathering, int64_t i) { gather_rows(BFLOAT16, gathering, i); }
 
 /* Rows of a packed weight: out[n] = weight[row_ids[n]].
  *
@@ -99,14 +119,14 @@ static void gather_rows(void *context, int64_t i) {
  */
 EXPORT void hc_gather_rows(int dtype, const void *weight, const int64_t *row_ids, void *out, int64_t num_ids,
                            int64_t width, int64_t depth, int num_threads) {
-    Gathering gathering = {weight, row_ids, out, num_ids, width, depth, dtype};
-    run_tasks(gather_rows, &gathering, (num_ids + GATHER_ROWS - 1) / GATHER_ROWS, num_ids > 16 ? num_threads : 1);
+    Gathering gathering = {weight, row_ids, out, num_ids, width, depth};
+    run_tasks(dtype == FLOAT32 ? gather_float32 : gather_bfloat16, &gathering, (num_ids + GATHER_ROWS - 1) / GATHER_ROWS, num_ids > 16 ? num_threads : 1);
 }
 
 /* ---- the product ---- */
 
 typedef struct {
-    const float *x; /* [num_rows, depth] */
+    const void *x; /* [num_rows, depth] of X_DTYPE */
     const void *weight; /* [end.width, depth] */
     Epilogue end;
     int64_t num_rows, depth;
@@ -114,31 +134,75 @@ typedef struct {
     int failed;
 } Job;
 
+typedef vf Sums[TILE_ROWS][2 * TILE_PANELS]; /* [rows, panels * 2]: a tile's, a vector of PANEL / 2 rows of W each */
+
+/* Fetch what stands as far as `numbers` and AHEAD_BYTES into a panel, `count` vectors. */
+INLINE void prefetch_ahead(const void *numbers, int count) {
+    for (int byte = 0; byte < count * VL * 4; byte += 64)
+        __builtin_prefetch((const char *)numbers + AHEAD_BYTES + byte, 0, 2);
+}
+
+/* Column k of the panels times number k of x's rows. */
+INLINE void add_column(const int rows, const int panels, const int dtype, const void *x, const void *w, int64_t depth,
+                       int64_t k, Sums acc) {
+    vf column[2 * TILE_PANELS];
+    UNROLL
+    for (int p = 0; p < panels; p++) {
+        const void *numbers = at(w, (p * depth + k) * PANEL, dtype);
+        prefetch_ahead(numbers, 1);
+        column[2 * p] = load_even(numbers, 0, dtype);
+        column[2 * p + 1] = load_odd(numbers, 0, dtype);
+    }
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        vf number = splat(load_one(x, m * depth + k, X_DTYPE(dtype)));
+        UNROLL
+        for (int n = 0; n < 2 * panels; n++) acc[m][n] = vfma(number, column[n], acc[m][n]);
+    }
+}
+
+#ifdef DOT_PAIRS
+INLINE vu splat_pair(const uint16_t *pair) {
+    uint32_t bits;
+    memcpy(&bits, pair, 4);
+    return bits - (vu){0};
+}
+
+/* Columns k and k + 1 of the panels times these numbers of x's rows, in bfloat16. */
+INLINE void add_pair(const int rows, const int panels, const uint16_t *x, const uint16_t *w, int64_t depth, int64_t k,
+                     Sums acc) {
+    vu columns[2 * TILE_PANELS];
+    UNROLL
+    for (int p = 0; p < panels; p++) {
+        const uint16_t *numbers = w + (p * depth + k) * PANEL;
+        prefetch_ahead(numbers, 2);
+        columns[2 * p] = *(const vu_mem *)numbers;
+        columns[2 * p + 1] = *(const vu_mem *)(numbers + PANEL);
+    }
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        vu pair = splat_pair(x + m * depth + k);
+        UNROLL
+        for (int n = 0; n < 2 * panels; n++) acc[m][n] = DOT_PAIRS(acc[m][n], columns[n], pair);
+    }
+}
+#endif
+
 /* `rows` rows of x times `panels` panels that lie one after the other (both constants) -> out [rows, panels * PANEL].
  * Each number is summed over k in order. */
-INLINE void panel_tile(const int rows, const int panels, const int dtype, const float *x, const void *w, int64_t depth,
+INLINE void panel_tile(const int rows, const int panels, const int dtype, const void *x, const void *w, int64_t depth,
                        float *out) {
-    vf acc[TILE_ROWS][2 * TILE_PANELS];
+    Sums acc;
     UNROLL
     for (int m = 0; m < rows; m++) {
         UNROLL
         for (int n = 0; n < 2 * panels; n++) acc[m][n] = splat(0);
     }
-    for (int64_t k = 0; k < depth; k++) {
-        vf column[2 * TILE_PANELS];
-        UNROLL
-        for (int p = 0; p < panels; p++) {
-            const void *numbers = at(w, (p * depth + k) * PANEL, dtype);
-            __builtin_prefetch((const char *)numbers + AHEAD_BYTES, 0, 2);
-            column[2 * p] = load_even(numbers, 0, dtype);
-            column[2 * p + 1] = load_odd(numbers, 0, dtype);
-        }
-        UNROLL
-        for (int m = 0; m < rows; m++) {
-            UNROLL
-            for (int n = 0; n < 2 * panels; n++) acc[m][n] = vfma(splat(x[m * depth + k]), column[n], acc[m][n]);
-        }
-    }
+    int64_t k = 0;
+#ifdef DOT_PAIRS
+    for (; IS_PAIRED(dtype) && k + 2 <= depth; k += 2) add_pair(rows, panels, x, w, depth, k, acc);
+#endif
+    for (; k < depth; k++) add_column(rows, panels, dtype, x, w, depth, k, acc);
     UNROLL
     for (int m = 0; m < rows; m++) {
         UNROLL
@@ -150,7 +214,7 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
 INLINE void strip(const int rows, const int panels, const int dtype, const Job *job, const void *w, int64_t row,
                   int64_t start, int64_t count) {
     float sums[TILE_ROWS * TILE_PANELS * PANEL];
-    panel_tile(rows, panels, dtype, job->x + row * job->depth, w, job->depth, sums);
+    panel_tile(rows, panels, dtype, at(job->x, row * job->depth, X_DTYPE(dtype)), w, job->depth, sums);
     for (int m = 0; m < rows; m++) finish_row(dtype, &job->end, sums + m * panels * PANEL, row + m, start, count);
 }
 
@@ -186,7 +250,7 @@ INLINE void multiply_rest(const int dtype, Job *job) {
         __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    transpose(dtype, at(job->weight, start * job->depth, dtype), count, job->depth, panel, PANEL);
+    fill_panel(dtype, at(job->weight, start * job->depth, dtype), count, job->depth, panel);
     for (int64_t row = 0; row < job->num_rows; row++) strip(1, 1, dtype, job, panel, row, start, count);
     free(panel);
 }
@@ -246,7 +310,7 @@ static int64_t panels_per_task(int64_t num_panels, int64_t panel_bytes, int num_
 EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *bias, const void *residual, void *y,
                      int64_t num_rows, int64_t width, int64_t depth, int num_threads) {
     float *wide = NULL;
-    if (dtype != FLOAT32) {
+    if (X_DTYPE(dtype) != dtype) {
         wide = malloc(sizeof(float) * (size_t)(min64(num_rows, CHUNK) * depth) + 64);
         if (!wide) return -1;
     }
@@ -261,7 +325,7 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
                       rows * depth > SERIAL_WIDEN ? num_threads : 1);
         }
         Job job = {
-            .x = wide ? wide : (const float *)x + row * depth,
+            .x = wide ? wide : at(x, row * depth, dtype),
             .weight = weight,
             .end = {bias, residual ? at(residual, row * width, dtype) : NULL, at_mut(y, row * width, dtype), width},
             .num_rows = rows,
