@@ -76,9 +76,8 @@ INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile,
                        float *out) {
     const int64_t width = padded_v(a);
     if (is_in_place(kv_dtype, a, num_rows)) {
-        for (int64_t c = 0; c < width; c += VECTORS * VL)
-            CALL_WITH_ROWS(num_rows, add_product, VECTORS, kv_dtype, s->scores, TILE, at(a->v_cache, c, kv_dtype),
-                           width, tile->heads, tile->count, width, out + c);
+        CALL_WITH_ROWS(num_rows, add_wide_product, kv_dtype, s->scores, TILE, a->v_cache, width, tile->heads,
+                       tile->count, width, out);
         return;
     }
     for (int64_t j = 0; j < tile->count; j++)

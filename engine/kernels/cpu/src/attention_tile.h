@@ -8,7 +8,7 @@
 #define TILE 64        /* keys whose scores exist at a time */
 #define SPLIT 512      /* keys that one task may share with no other */
 #define BLOCK_ROWS 72  /* rows of a task where the group allows it: keys and values are widened once for all */
-#define VECTORS 4      /* of a register tile */
+#define VECTORS 4      /* in a row of a register tile at most */
 
 /* What one (sequence, run of tokens, KV head) is. */
 typedef struct {
@@ -120,17 +120,24 @@ INLINE void add_product(const int rows, const int vectors, const int dtype, cons
     }
 }
 
-/* The same for a matrix b [count, width] in float32, any number of rows, and any width that is a multiple of VL. */
+/* The same for any width that is a multiple of VL, or of VECTORS * VL where numbers are widened. */
+INLINE void add_wide_product(const int rows, const int dtype, const float *a, int64_t lda, const void *b, int64_t stride,
+                             const int64_t *places, int64_t count, int64_t width, float *out) {
+    const int vectors = TILE_VECTORS(rows);
+    int64_t c = 0;
+    for (; c + vectors * VL <= width; c += vectors * VL)
+        add_product(rows, vectors, dtype, a, lda, at(b, c, dtype), stride, places, count, width, out + c);
+    for (; c < width; c += VL)
+        add_product(rows, 1, dtype, a, lda, at(b, c, dtype), stride, places, count, width, out + c);
+}
+
+/* The same for a matrix b [count, width] in float32 and any number of rows. */
 INLINE void add_products(const float *a, int64_t lda, const float *b, int64_t num_rows, int64_t count, int64_t width,
                          float *out) {
     for (int64_t row = 0; row < num_rows;) {
-        int64_t rows = next_rows(num_rows - row, MAX_ROWS), c = 0;
-        const float *factors = a + row * lda;
-        float *sums = out + row * width;
-        for (; c + VECTORS * VL <= width; c += VECTORS * VL)
-            CALL_WITH_ROWS(rows, add_product, VECTORS, FLOAT32, factors, lda, b + c, width, NULL, count, width, sums + c);
-        for (; c < width; c += VL)
-            CALL_WITH_ROWS(rows, add_product, 1, FLOAT32, factors, lda, b + c, width, NULL, count, width, sums + c);
+        int64_t rows = next_rows(num_rows - row, MAX_ROWS);
+        CALL_WITH_ROWS(rows, add_wide_product, FLOAT32, a + row * lda, lda, b, width, NULL, count, width,
+                       out + row * width);
         row += rows;
     }
 }

@@ -23,18 +23,19 @@
 #include <arm_neon.h>
 #endif
 
+/* VL floats in a vector, NUM_REGISTERS vectors in registers. */
 #if defined(__AVX512F__)
-#define VL 16      /* floats in a vector */
-#define MAX_ROWS 6 /* rows of a register tile: 6 x 4 sums in the 32 registers */
+#define VL 16
+#define NUM_REGISTERS 32
 #elif defined(__AVX__)
 #define VL 8
-#define MAX_ROWS 3 /* 3 x 4 sums in 16 registers */
+#define NUM_REGISTERS 16
 #elif defined(__aarch64__)
 #define VL 4
-#define MAX_ROWS 6
+#define NUM_REGISTERS 32
 #else
 #define VL 4
-#define MAX_ROWS 3
+#define NUM_REGISTERS 16
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -96,6 +97,17 @@ INLINE vf vmax(vf a, vf b) { return choose(a > b, a, b); }
 /* Call task(context, i) for every i in [0, num_tasks), on up to num_threads threads; back when all are done. */
 typedef void (*Task)(void *context, int64_t i);
 HIDDEN void run_tasks(Task task, void *context, int64_t num_tasks, int num_threads);
+
+#define TASKS_PER_THREAD 4 /* a core that other programs use as well gets fewer of them done */
+
+/* Into how many tasks `count` parts are shared out, at most `most` of them in one: as many for each thread. */
+INLINE int64_t num_shares(int64_t count, int64_t most, int num_threads) {
+    int64_t wanted = max64((count + most - 1) / most, TASKS_PER_THREAD * num_threads);
+    return min64(count, round_up(wanted, num_threads));
+}
+
+/* The first part of share i. */
+INLINE int64_t share_begin(int64_t i, int64_t count, int64_t num_shares) { return i * count / num_shares; }
 
 /* ---- one number ---- */
 
@@ -288,8 +300,16 @@ INLINE void transpose_block(vu rows[VL]) {
 
 /* ---- the register tile of attention's products ---- */
 
+#define MAX_ROWS 6
+
+/* Its vectors in a row: so many that the sums, what is added to them and what that is made of stay in registers. */
+#if NUM_REGISTERS == 32
+#define TILE_VECTORS(rows) 4
+#else
+#define TILE_VECTORS(rows) ((rows) > 3 ? 2 : 4)
+#endif
+
 /* CALL_WITH_ROWS(rows, F, ...): F(rows, ...) with the number of rows as a constant. */
-#if MAX_ROWS == 6
 #define CALL_WITH_ROWS(rows, F, ...)        \
     switch (rows) {                         \
     case 1: F(1, __VA_ARGS__); break;       \
@@ -299,14 +319,6 @@ INLINE void transpose_block(vu rows[VL]) {
     case 5: F(5, __VA_ARGS__); break;       \
     default: F(6, __VA_ARGS__);             \
     }
-#else
-#define CALL_WITH_ROWS(rows, F, ...)        \
-    switch (rows) {                         \
-    case 1: F(1, __VA_ARGS__); break;       \
-    case 2: F(2, __VA_ARGS__); break;       \
-    default: F(3, __VA_ARGS__);             \
-    }
-#endif
 
 /* Rows of the next tile, of at most `most`, when `left` are left: tiles as equal as possible (8 = 4 + 4, not 6 + 2),
  * for a tile of few rows has little to do for each number that it loads. */

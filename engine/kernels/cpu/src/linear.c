@@ -15,10 +15,12 @@
 #define SERIAL_WIDEN (16 * 1024)  /* numbers that are widened faster than a team of threads is woken */
 #define PANEL (2 * VL)            /* rows of W in a panel */
 #define TILE_PANELS 4             /* panels of a register tile at most, and its rows */
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if NUM_REGISTERS == 32
 #define TILE_ROWS 12
+#define TILE_ROWS_OF(dtype) TILE_ROWS
 #else
 #define TILE_ROWS 6
+#define TILE_ROWS_OF(dtype) ((dtype) == FLOAT32 ? 6 : 5) /* widening takes a register */
 #endif
 
 /* ---- packing ---- */
@@ -129,8 +131,7 @@ typedef struct {
     const void *x; /* [num_rows, depth] of X_DTYPE */
     const void *weight; /* [end.width, depth] */
     Epilogue end;
-    int64_t num_rows, depth;
-    int64_t panels_per_task;
+    int64_t num_rows, depth, num_panels, num_shares;
     int failed;
 } Job;
 
@@ -219,7 +220,7 @@ INLINE void strip(const int rows, const int panels, const int dtype, const Job *
 }
 
 /* Few rows go with several panels at once: each sum waits for its last product, and the others fill the time. */
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if NUM_REGISTERS == 32
 #define CASES CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 2) CASE(5, 2) CASE(6, 2) \
               CASE(7, 1) CASE(8, 1) CASE(9, 1) CASE(10, 1) CASE(11, 1) CASE(12, 1)
 #else
@@ -256,14 +257,14 @@ INLINE void multiply_rest(const int dtype, Job *job) {
 }
 
 INLINE void block(const int dtype, Job *job, int64_t i) {
-    int64_t num_panels = job->end.width / PANEL, first = i * job->panels_per_task;
-    int64_t last = min64(first + job->panels_per_task, num_panels);
-    if (first >= num_panels) {
+    if (i == job->num_shares) {
         multiply_rest(dtype, job);
         return;
     }
+    int64_t first = share_begin(i, job->num_panels, job->num_shares);
+    int64_t last = share_begin(i + 1, job->num_panels, job->num_shares);
     for (int64_t row = 0; row < job->num_rows;) {
-        int64_t rows = next_rows(job->num_rows - row, TILE_ROWS);
+        int64_t rows = next_rows(job->num_rows - row, TILE_ROWS_OF(dtype));
         for (int64_t panel = first; panel < last;) {
             const void *w = at(job->weight, panel * PANEL * job->depth, dtype);
             panel += multiply(dtype, job, w, row, rows, panel * PANEL, last - panel);
@@ -290,13 +291,6 @@ static void block_float32(void *job, int64_t i) { block(FLOAT32, job, i); }
 
 static void block_bfloat16(void *job, int64_t i) { block(BFLOAT16, job, i); }
 
-/* They fit in the cache, and there are several tasks a thread, for a core that other programs use as well gets fewer of
- * them done. */
-static int64_t panels_per_task(int64_t num_panels, int64_t panel_bytes, int num_threads) {
-    int64_t fits = BLOCK_BYTES / (panel_bytes + 1), fair = num_panels / (4 * num_threads);
-    return round_up(max64(1, min64(fits, fair)), TILE_PANELS);
-}
-
 /* All tensors are contiguous and of `dtype`.
  *
  *   x         [num_rows, depth]
@@ -315,8 +309,8 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
         if (!wide) return -1;
     }
     int failed = 0;
-    int64_t size = panels_per_task(width / PANEL, PANEL * depth * size_of(dtype), num_threads);
-    int64_t num_tasks = (width / PANEL + size - 1) / size + (width % PANEL > 0);
+    int64_t num_panels = width / PANEL, fits = BLOCK_BYTES / (PANEL * depth * size_of(dtype) + 1);
+    int64_t shares = num_shares(num_panels, max64(1, fits), num_threads), num_tasks = shares + (width % PANEL > 0);
     for (int64_t row = 0; row < num_rows; row += CHUNK) {
         int64_t rows = min64(CHUNK, num_rows - row);
         if (wide) {
@@ -330,7 +324,8 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
             .end = {bias, residual ? at(residual, row * width, dtype) : NULL, at_mut(y, row * width, dtype), width},
             .num_rows = rows,
             .depth = depth,
-            .panels_per_task = size,
+            .num_panels = num_panels,
+            .num_shares = shares,
         };
         run_tasks(dtype == FLOAT32 ? block_float32 : block_bfloat16, &job, num_tasks, num_threads);
         failed |= job.failed;

@@ -14,7 +14,7 @@
 #define CHUNK 512                  /* rows of x at a time: bounds the scratch memory */
 #define ROUND_ROWS 8               /* rows of x that a task rounds */
 #define SERIAL_NUMBERS (16 * 1024) /* that are rounded faster than a team of threads is woken */
-#if VL == 16 || defined(__aarch64__)
+#if NUM_REGISTERS == 32
 #define TILE_ROWS 6
 #define TILE_PANELS 4
 #else
@@ -94,7 +94,7 @@ typedef struct {
     Rounded x;
     Weight weight;
     Epilogue end;
-    int64_t num_rows, tiles_per_task;
+    int64_t num_rows, num_tiles, num_shares;
     int failed;
 } Job;
 
@@ -201,12 +201,13 @@ INLINE void rest(const int dtype, Job *job) {
 }
 
 INLINE void block(const int dtype, Job *job, int64_t i) {
-    int64_t whole = job->end.width / PANEL * PANEL, row = i * job->tiles_per_task * TILE_WIDTH;
-    if (row >= whole) {
+    if (i == job->num_shares) {
         rest(dtype, job);
         return;
     }
-    int64_t last = min64(whole, row + job->tiles_per_task * TILE_WIDTH);
+    int64_t row = share_begin(i, job->num_tiles, job->num_shares) * TILE_WIDTH;
+    int64_t end = share_begin(i + 1, job->num_tiles, job->num_shares) * TILE_WIDTH;
+    int64_t last = min64(end, job->end.width / PANEL * PANEL);
     for (; row + TILE_WIDTH <= last; row += TILE_WIDTH)
         all_rows(TILE_PANELS, dtype, job, rows_from(job->weight, row, job->x.cut), row, TILE_WIDTH);
     for (; row < last; row += PANEL) all_rows(1, dtype, job, rows_from(job->weight, row, job->x.cut), row, PANEL);
@@ -226,13 +227,6 @@ static Rounded make_room(int64_t num_rows, int64_t depth) {
     return room;
 }
 
-/* Tiles of a task follow each other in memory, and there are several tasks a thread, for a core that other programs use
- * as well gets fewer of them done. */
-static int64_t tiles_per_task(int64_t num_tiles, Cut cut, int num_threads) {
-    int64_t fits = TASK_BYTES / (TILE_WIDTH * cut.num_quads * 4 + 1), fair = num_tiles / (4 * num_threads);
-    return max64(1, min64(fits, fair));
-}
-
 /* All tensors are contiguous, and of `dtype` where nothing else is said.
  *
  *   x              [num_rows, depth]
@@ -250,8 +244,8 @@ EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const 
     if (!room.quads) return -1;
     int failed = 0;
     int64_t num_tiles = (width / PANEL + TILE_PANELS - 1) / TILE_PANELS;
-    int64_t size = tiles_per_task(num_tiles, room.cut, num_threads);
-    int64_t num_tasks = (num_tiles + size - 1) / size + (width % PANEL > 0);
+    int64_t fits = TASK_BYTES / (TILE_WIDTH * room.cut.num_quads * 4 + 1);
+    int64_t shares = num_shares(num_tiles, max64(1, fits), num_threads), num_tasks = shares + (width % PANEL > 0);
     for (int64_t row = 0; row < num_rows; row += CHUNK) {
         int64_t rows = min64(CHUNK, num_rows - row);
         Rounding rounding = {at(x, row * depth, dtype), room, rows, dtype};
@@ -262,7 +256,8 @@ EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const 
             .weight = {weight, scale},
             .end = {bias, residual ? at(residual, row * width, dtype) : NULL, at_mut(y, row * width, dtype), width},
             .num_rows = rows,
-            .tiles_per_task = size,
+            .num_tiles = num_tiles,
+            .num_shares = shares,
         };
         run_tasks(dtype == FLOAT32 ? block_float32 : block_bfloat16, &job, num_tasks, num_threads);
         failed |= job.failed;
