@@ -26,11 +26,9 @@ class EngineChild:
     """
 
     def __init__(self) -> None:
-        # THP_MEM_ALLOC_ENABLE: PyTorch asks for huge pages, so that zeroing the KV pool takes a third of the time.
-        env = {"THP_MEM_ALLOC_ENABLE": "1", **os.environ}
         reader, writer = os.pipe()
         try:
-            self._process = subprocess.Popen([sys.executable, "-m", "engine.process"], stdin=reader, env=env)
+            self._process = subprocess.Popen([sys.executable, "-m", "engine.process"], stdin=reader)
         except OSError:
             os.close(writer)
             raise
