@@ -1,6 +1,6 @@
 """headcount beside its peers: the same weights, prompts, cores and precision, in turn, in one run.
 
-    python -m benchmarks.peers --output benchmarks/results/peers.json
+    python -m benchmarks.peers --output benchmarks/results/peers_LEVEL.json
 
 Peers: transformers (generate), llama.cpp (llama_decode through llama-cpp-python, installed into a virtual environment of
 its own unless --llama-cpp-python names an interpreter that has it) with BF16 and Q8_0 files written from our checkpoint,
@@ -50,6 +50,7 @@ PAIRS = {
     "llama.cpp Q8_0": OURS["int8"],
 }
 """Peer -> which of ours it is compared with."""
+PEERS = ("transformers", "llama.cpp")
 
 
 class Case(NamedTuple):
@@ -84,6 +85,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=num_cores())
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--cases", type=parse_case, nargs="+", default=CASES, metavar="BATCHxPROMPTxOUTPUT")
+    parser.add_argument(
+        "--peers", nargs="+", choices=PEERS, default=PEERS, help="in process; transformers takes longest"
+    )
     parser.add_argument("--llama-cpp-python", help="an interpreter that imports llama_cpp; none: make one")
     parser.add_argument("--llama-server", help="llama.cpp's server; none: the one in the PATH")
     which = parser.add_mutually_exclusive_group()
@@ -107,6 +111,9 @@ def in_process(args: argparse.Namespace, folder: Path, skipped: dict[str, str]) 
     with ExitStack() as stack:
         workers = {}
         for name, start in starts.items():
+            if not is_wanted(name, args.peers):
+                skipped[name] = "not asked for"
+                continue
             try:
                 workers[name] = stack.enter_context(closing(start()))
             except PeerError as error:
@@ -116,6 +123,11 @@ def in_process(args: argparse.Namespace, folder: Path, skipped: dict[str, str]) 
             "agreement": agreement(workers, folder),
             "in_process": [measure(workers, case, args.rounds, skipped) for case in args.cases],
         }
+
+
+def is_wanted(name: str, peers: list[str]) -> bool:
+    """Whether that one runs: ours always does."""
+    return name in OURS.values() or any(name.startswith(peer) for peer in peers)
 
 
 def worker_starts(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[], Worker]]:

@@ -61,6 +61,8 @@ def section(name: str) -> str:
 def _source(report: Report) -> str:
     machine, when = report["machine"], report.get("time", report.get("date", ""))[:10]
     where = machine["device"] if "device" in machine else f"{machine['cores']} cores of {machine['cpu']}"
+    if "cpu_kernels" in machine:
+        where += f" ({machine['cpu_kernels']})"
     return f"`{report['command']}`, {when}, {where}:"
 
 
@@ -227,8 +229,10 @@ class Table(NamedTuple):
 TABLES: dict[str, Table] = {
     "throughput": Table("throughput.json", "rows", throughput),
     "serving": Table("http.json", "levels", serving),
-    "peers": Table("peers.json", "in_process", peers),
-    "peers-http": Table("peers.json", "http", peers_http),
+    "peers-avx2": Table("peers_avx2.json", "in_process", peers),
+    "peers-avx2-http": Table("peers_avx2.json", "http", peers_http),
+    "peers-avx512-vnni": Table("peers_avx512_vnni.json", "in_process", peers),
+    "peers-avx512-vnni-http": Table("peers_avx512_vnni.json", "http", peers_http),
     "weight-quality": Table("weight_quality.json", "rows", weight_quality),
     "head-variants": Table("head_variants.json", "variants", head_variants),
     "linearity": Table("head_variants.json", "variants", linearity),

@@ -29,7 +29,7 @@ class EngineChild:
         reader, writer = os.pipe()
         try:
             self._process = subprocess.Popen([sys.executable, "-m", "engine.process"], stdin=reader)
-        except OSError:
+        except BaseException:
             os.close(writer)
             raise
         finally:

@@ -9,11 +9,14 @@ from typing import Any
 
 import psutil
 
+from engine.kernels.build import describe_library
+
 
 def machine_facts() -> dict[str, Any]:
-    """The processor, the cores that this process may use, memory and system."""
+    """The processor, the level of instructions that native kernels use, the process' cores, memory and system."""
     return {
         "cpu": _cpu_model(),
+        "cpu_kernels": describe_library(),
         "cores": num_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",

@@ -10,7 +10,7 @@ from benchmarks.peer_runs.gguf_files import write_gguf
 from benchmarks.peer_runs.http_servers import find_llama_server
 from benchmarks.peer_runs.processes import PeerError, Worker, llama_cpp_python
 from benchmarks.peer_runs.worker import Job, Result
-from benchmarks.peers import Case, common_prefix, parse_case, rates, ratios
+from benchmarks.peers import OURS, PAIRS, PEERS, Case, common_prefix, is_wanted, parse_case, rates, ratios
 from checkpoints.gguf_import import import_gguf
 from headcount import LLM, SamplingParams
 from tests.checkpoints.gguf_models import tiny_llama, write_llama
@@ -80,3 +80,10 @@ def test_rates_and_ratios_are_of_medians() -> None:
 def test_cases_and_common_prefixes() -> None:
     assert parse_case("4x2000x32") == Case(4, 2000, 32)
     assert [common_prefix([1, 2, 3], other) for other in ([1, 2, 3], [1, 2, 4], [2])] == [3, 2, 0]
+
+
+def test_peers_run_where_they_are_asked_for_and_ours_always() -> None:
+    names = [*PAIRS, *OURS.values()]
+    assert [name for name in names if is_wanted(name, list(PEERS))] == names
+    without = [name for name in names if is_wanted(name, ["llama.cpp"])]
+    assert without == [name for name in names if not name.startswith("transformers")]

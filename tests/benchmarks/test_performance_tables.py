@@ -11,7 +11,7 @@ from benchmarks.performance_tables import PAGE, TABLES, fill, section
 PEERS = {
     "command": "python -m benchmarks.peers",
     "time": "2026-01-02T03:04:05Z",
-    "machine": {"cores": 2, "cpu": "A Processor"},
+    "machine": {"cores": 2, "cpu": "A Processor", "cpu_kernels": "avx2"},
     "in_process": [
         {
             "batch_size": 8,
@@ -39,15 +39,15 @@ def test_every_table_has_its_place() -> None:
 
 def test_a_peer_stands_with_the_ratio_of_ours_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(performance_tables, "RESULTS", tmp_path)
-    assert section("peers") == "\nNot measured yet.\n"
-    (tmp_path / "peers.json").write_text(json.dumps(PEERS))
-    assert section("peers").splitlines() == [
+    assert section("peers-avx2") == "\nNot measured yet.\n"
+    (tmp_path / "peers_avx2.json").write_text(json.dumps(PEERS))
+    assert section("peers-avx2").splitlines() == [
         "",
-        "`python -m benchmarks.peers`, 2026-01-02, 2 cores of A Processor:",
+        "`python -m benchmarks.peers`, 2026-01-02, 2 cores of A Processor (avx2):",
         "",
         "| figure | batch | context | headcount bf16 | llama.cpp BF16 |",
         "| --- | ---: | ---: | ---: | ---: |",
         "| prefill tok/s | 8 | 2,000 | 1,500 | 1,000 (1.50x) |",
         "| decode tok/s | 8 | 2,000 | 30 | 20 (1.50x) |",
     ]
-    assert "| output tok/s | 32 | skipped |" in section("peers-http")
+    assert "| output tok/s | 32 | skipped |" in section("peers-avx2-http")

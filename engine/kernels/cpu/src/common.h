@@ -100,10 +100,12 @@ HIDDEN void run_tasks(Task task, void *context, int64_t num_tasks, int num_threa
 
 #define TASKS_PER_THREAD 4 /* a core that other programs use as well gets fewer of them done */
 
-/* Into how many tasks `count` parts are shared out, at most `most` of them in one: as many for each thread. */
-INLINE int64_t num_shares(int64_t count, int64_t most, int num_threads) {
+/* Into how many tasks `count` parts are shared out: as many for each thread, of at most `most` parts, but of `least`
+ * where there are enough for all threads. */
+INLINE int64_t num_shares(int64_t count, int64_t least, int64_t most, int num_threads) {
     int64_t wanted = max64((count + most - 1) / most, TASKS_PER_THREAD * num_threads);
-    return min64(count, round_up(wanted, num_threads));
+    int64_t shares = min64(wanted, count / least) / num_threads * num_threads;
+    return min64(count, max64(shares, num_threads));
 }
 
 /* The first part of share i. */

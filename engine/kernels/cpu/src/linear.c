@@ -14,11 +14,12 @@
 #define CHUNK 512                 /* rows of x at a time: bounds the scratch memory */
 #define SERIAL_WIDEN (16 * 1024)  /* numbers that are widened faster than a team of threads is woken */
 #define PANEL (2 * VL)            /* rows of W in a panel */
-#define TILE_PANELS 4             /* panels of a register tile at most, and its rows */
 #if NUM_REGISTERS == 32
+#define TILE_PANELS 4 /* panels of a register tile at most, and its rows */
 #define TILE_ROWS 12
 #define TILE_ROWS_OF(dtype) TILE_ROWS
 #else
+#define TILE_PANELS 3
 #define TILE_ROWS 6
 #define TILE_ROWS_OF(dtype) ((dtype) == FLOAT32 ? 6 : 5) /* widening takes a register */
 #endif
@@ -122,7 +123,8 @@ static void gather_bfloat16(void *gathering, int64_t i) { gather_rows(BFLOAT16, 
 EXPORT void hc_gather_rows(int dtype, const void *weight, const int64_t *row_ids, void *out, int64_t num_ids,
                            int64_t width, int64_t depth, int num_threads) {
     Gathering gathering = {weight, row_ids, out, num_ids, width, depth};
-    run_tasks(dtype == FLOAT32 ? gather_float32 : gather_bfloat16, &gathering, (num_ids + GATHER_ROWS - 1) / GATHER_ROWS, num_ids > 16 ? num_threads : 1);
+    run_tasks(dtype == FLOAT32 ? gather_float32 : gather_bfloat16, &gathering,
+              (num_ids + GATHER_ROWS - 1) / GATHER_ROWS, num_ids > 16 ? num_threads : 1);
 }
 
 /* ---- the product ---- */
@@ -137,7 +139,7 @@ typedef struct {
 
 typedef vf Sums[TILE_ROWS][2 * TILE_PANELS]; /* [rows, panels * 2]: a tile's, a vector of PANEL / 2 rows of W each */
 
-/* Fetch what stands as far as `numbers` and AHEAD_BYTES into a panel, `count` vectors. */
+/* Fetch what stands AHEAD_BYTES behind `numbers`, as many vectors of it. */
 INLINE void prefetch_ahead(const void *numbers, int count) {
     for (int byte = 0; byte < count * VL * 4; byte += 64)
         __builtin_prefetch((const char *)numbers + AHEAD_BYTES + byte, 0, 2);
@@ -150,7 +152,7 @@ INLINE void add_column(const int rows, const int panels, const int dtype, const 
     UNROLL
     for (int p = 0; p < panels; p++) {
         const void *numbers = at(w, (p * depth + k) * PANEL, dtype);
-        prefetch_ahead(numbers, 1);
+        prefetch_ahead(numbers, dtype == FLOAT32 ? 2 : 1);
         column[2 * p] = load_even(numbers, 0, dtype);
         column[2 * p + 1] = load_odd(numbers, 0, dtype);
     }
@@ -220,6 +222,7 @@ INLINE void strip(const int rows, const int panels, const int dtype, const Job *
 }
 
 /* Few rows go with several panels at once: each sum waits for its last product, and the others fill the time. */
+#define FEW_ROWS 3
 #if NUM_REGISTERS == 32
 #define CASES CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 2) CASE(5, 2) CASE(6, 2) \
               CASE(7, 1) CASE(8, 1) CASE(9, 1) CASE(10, 1) CASE(11, 1) CASE(12, 1)
@@ -235,6 +238,10 @@ INLINE int64_t multiply(const int dtype, const Job *job, const void *w, int64_t 
         if (left >= P) {                                          \
             strip(R, P, dtype, job, w, row, start, P * PANEL);    \
             return P;                                             \
+        }                                                         \
+        if (P > 2 && left == 2) {                                 \
+            strip(R, 2, dtype, job, w, row, start, 2 * PANEL);    \
+            return 2;                                             \
         }                                                         \
         strip(R, 1, dtype, job, w, row, start, PANEL);            \
         return 1;
@@ -310,7 +317,9 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
     }
     int failed = 0;
     int64_t num_panels = width / PANEL, fits = BLOCK_BYTES / (PANEL * depth * size_of(dtype) + 1);
-    int64_t shares = num_shares(num_panels, max64(1, fits), num_threads), num_tasks = shares + (width % PANEL > 0);
+    int64_t least = num_rows <= FEW_ROWS ? TILE_PANELS : 1;
+    int64_t shares = num_shares(num_panels, least, max64(least, fits), num_threads);
+    int64_t num_tasks = shares + (width % PANEL > 0);
     for (int64_t row = 0; row < num_rows; row += CHUNK) {
         int64_t rows = min64(CHUNK, num_rows - row);
         if (wide) {

@@ -245,7 +245,7 @@ EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const 
     int failed = 0;
     int64_t num_tiles = (width / PANEL + TILE_PANELS - 1) / TILE_PANELS;
     int64_t fits = TASK_BYTES / (TILE_WIDTH * room.cut.num_quads * 4 + 1);
-    int64_t shares = num_shares(num_tiles, max64(1, fits), num_threads), num_tasks = shares + (width % PANEL > 0);
+    int64_t shares = num_shares(num_tiles, 1, max64(1, fits), num_threads), num_tasks = shares + (width % PANEL > 0);
     for (int64_t row = 0; row < num_rows; row += CHUNK) {
         int64_t rows = min64(CHUNK, num_rows - row);
         Rounding rounding = {at(x, row * depth, dtype), room, rows, dtype};
