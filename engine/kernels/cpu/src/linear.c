@@ -2,8 +2,8 @@
  *
  * Decoding is bound by reading W from memory, prefill by arithmetic; one loop nest serves both. W is packed into panels
  * of PANEL rows, column by column, so that a load gives PANEL rows' numbers for one element of x: no sum across lanes,
- * and an instruction and a half for each vector of products however many rows x has. A task is a few panels that fit
- * in the second-level cache: they come from memory once, whatever the number of x's rows. x is widened once. A CPU that
+ * and an instruction and a half for each vector of products however many rows x has. A panel comes from memory once, and
+ * is in a near cache for all rows of x but the first, while the next one is fetched. x is widened once. A CPU that
  * multiplies pairs of bfloat16 gets two columns at a time instead, and x as it is.
  */
 #include "epilogue.h"
@@ -139,20 +139,31 @@ typedef struct {
 
 typedef vf Sums[TILE_ROWS][2 * TILE_PANELS]; /* [rows, panels * 2]: a tile's, a vector of PANEL / 2 rows of W each */
 
-/* Fetch what stands AHEAD_BYTES behind `numbers`, as many vectors of it. */
-INLINE void prefetch_ahead(const void *numbers, int count) {
-    for (int byte = 0; byte < count * VL * 4; byte += 64)
-        __builtin_prefetch((const char *)numbers + AHEAD_BYTES + byte, 0, 2);
+/* What a tile fetches while it multiplies: `pace` bytes behind `start` for each column that it has done. */
+typedef struct {
+    const char *start;
+    int64_t pace;
+} Ahead;
+
+INLINE void fetch_ahead(Ahead ahead, int64_t column) { __builtin_prefetch(ahead.start + column * ahead.pace, 0, 2); }
+
+/* For tile `tile` of the `num_tiles` tiles of rows that go over the same panel, of `bytes`: one alone fetches its own
+ * columns, of several each fetches a part of the next panel. So memory is read while all of them multiply, and not in the
+ * first one's time alone. */
+INLINE Ahead ahead_of(const void *panel, int64_t bytes, int64_t column_bytes, int64_t tile, int64_t num_tiles) {
+    const char *start = panel;
+    if (num_tiles == 1) return (Ahead){start + AHEAD_BYTES, column_bytes};
+    return (Ahead){start + bytes + tile * bytes / num_tiles, max64(1, column_bytes / num_tiles)};
 }
 
 /* Column k of the panels times number k of x's rows. */
-INLINE void add_column(const int rows, const int panels, const int dtype, const void *x, const void *w, int64_t depth,
-                       int64_t k, Sums acc) {
+INLINE void add_column(const int rows, const int panels, const int dtype, const void *x, const void *w, Ahead ahead,
+                       int64_t depth, int64_t k, Sums acc) {
     vf column[2 * TILE_PANELS];
     UNROLL
     for (int p = 0; p < panels; p++) {
         const void *numbers = at(w, (p * depth + k) * PANEL, dtype);
-        prefetch_ahead(numbers, dtype == FLOAT32 ? 2 : 1);
+        fetch_ahead(ahead, p * depth + k);
         column[2 * p] = load_even(numbers, 0, dtype);
         column[2 * p + 1] = load_odd(numbers, 0, dtype);
     }
@@ -172,13 +183,14 @@ INLINE vu splat_pair(const uint16_t *pair) {
 }
 
 /* Columns k and k + 1 of the panels times these numbers of x's rows, in bfloat16. */
-INLINE void add_pair(const int rows, const int panels, const uint16_t *x, const uint16_t *w, int64_t depth, int64_t k,
-                     Sums acc) {
+INLINE void add_pair(const int rows, const int panels, const uint16_t *x, const uint16_t *w, Ahead ahead, int64_t depth,
+                     int64_t k, Sums acc) {
     vu columns[2 * TILE_PANELS];
     UNROLL
     for (int p = 0; p < panels; p++) {
         const uint16_t *numbers = w + (p * depth + k) * PANEL;
-        prefetch_ahead(numbers, 2);
+        fetch_ahead(ahead, p * depth + k);
+        fetch_ahead(ahead, p * depth + k + 1);
         columns[2 * p] = *(const vu_mem *)numbers;
         columns[2 * p + 1] = *(const vu_mem *)(numbers + PANEL);
     }
@@ -193,8 +205,8 @@ INLINE void add_pair(const int rows, const int panels, const uint16_t *x, const 
 
 /* `rows` rows of x times `panels` panels that lie one after the other (both constants) -> out [rows, panels * PANEL].
  * Each number is summed over k in order. */
-INLINE void panel_tile(const int rows, const int panels, const int dtype, const void *x, const void *w, int64_t depth,
-                       float *out) {
+INLINE void panel_tile(const int rows, const int panels, const int dtype, const void *x, const void *w, Ahead ahead,
+                       int64_t depth, float *out) {
     Sums acc;
     UNROLL
     for (int m = 0; m < rows; m++) {
@@ -203,9 +215,9 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
     }
     int64_t k = 0;
 #ifdef DOT_PAIRS
-    for (; IS_PAIRED(dtype) && k + 2 <= depth; k += 2) add_pair(rows, panels, x, w, depth, k, acc);
+    for (; IS_PAIRED(dtype) && k + 2 <= depth; k += 2) add_pair(rows, panels, x, w, ahead, depth, k, acc);
 #endif
-    for (; k < depth; k++) add_column(rows, panels, dtype, x, w, depth, k, acc);
+    for (; k < depth; k++) add_column(rows, panels, dtype, x, w, ahead, depth, k, acc);
     UNROLL
     for (int m = 0; m < rows; m++) {
         UNROLL
@@ -214,10 +226,10 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
 }
 
 /* `rows` and `panels` are constants; `count` columns of them are W's, the rest is padding. */
-INLINE void strip(const int rows, const int panels, const int dtype, const Job *job, const void *w, int64_t row,
-                  int64_t start, int64_t count) {
+INLINE void strip(const int rows, const int panels, const int dtype, const Job *job, const void *w, Ahead ahead,
+                  int64_t row, int64_t start, int64_t count) {
     float sums[TILE_ROWS * TILE_PANELS * PANEL];
-    panel_tile(rows, panels, dtype, at(job->x, row * job->depth, X_DTYPE(dtype)), w, job->depth, sums);
+    panel_tile(rows, panels, dtype, at(job->x, row * job->depth, X_DTYPE(dtype)), w, ahead, job->depth, sums);
     for (int m = 0; m < rows; m++) finish_row(dtype, &job->end, sums + m * panels * PANEL, row + m, start, count);
 }
 
@@ -231,23 +243,36 @@ INLINE void strip(const int rows, const int panels, const int dtype, const Job *
 #endif
 
 /* Rows [row, row + rows) of x against the first of `left` panels at w, W's rows from `start` on; how many were done. */
-INLINE int64_t multiply(const int dtype, const Job *job, const void *w, int64_t row, int64_t rows, int64_t start,
-                        int64_t left) {
-#define CASE(R, P)                                                \
-    case R:                                                       \
-        if (left >= P) {                                          \
-            strip(R, P, dtype, job, w, row, start, P * PANEL);    \
-            return P;                                             \
-        }                                                         \
-        if (P > 2 && left == 2) {                                 \
-            strip(R, 2, dtype, job, w, row, start, 2 * PANEL);    \
-            return 2;                                             \
-        }                                                         \
-        strip(R, 1, dtype, job, w, row, start, PANEL);            \
+INLINE int64_t multiply(const int dtype, const Job *job, const void *w, Ahead ahead, int64_t row, int64_t rows,
+                        int64_t start, int64_t left) {
+#define CASE(R, P)                                                       \
+    case R:                                                              \
+        if (left >= P) {                                                 \
+            strip(R, P, dtype, job, w, ahead, row, start, P * PANEL);    \
+            return P;                                                    \
+        }                                                                \
+        if (P > 2 && left >= 2) {                                        \
+            strip(R, 2, dtype, job, w, ahead, row, start, 2 * PANEL);    \
+            return 2;                                                    \
+        }                                                                \
+        strip(R, 1, dtype, job, w, ahead, row, start, PANEL);            \
         return 1;
     switch (rows) { CASES }
 #undef CASE
     return left;
+}
+
+/* All rows of x against the first of `left` panels at w; how many were done. */
+INLINE int64_t all_rows(const int dtype, const Job *job, const void *w, int64_t start, int64_t left) {
+    int64_t most = TILE_ROWS_OF(dtype), num_tiles = (job->num_rows + most - 1) / most, done = 1;
+    int64_t column_bytes = PANEL * size_of(dtype), row = 0;
+    for (int64_t tile = 0; tile < num_tiles; tile++) {
+        int64_t rows = next_rows(job->num_rows - row, most);
+        Ahead ahead = ahead_of(w, job->depth * column_bytes, column_bytes, tile, num_tiles);
+        done = multiply(dtype, job, w, ahead, row, rows, start, num_tiles == 1 ? left : 1);
+        row += rows;
+    }
+    return done;
 }
 
 /* Rows of W that make up no panel, as one that is filled up with zeros. */
@@ -259,7 +284,8 @@ INLINE void multiply_rest(const int dtype, Job *job) {
         return;
     }
     fill_panel(dtype, at(job->weight, start * job->depth, dtype), count, job->depth, panel);
-    for (int64_t row = 0; row < job->num_rows; row++) strip(1, 1, dtype, job, panel, row, start, count);
+    Ahead nothing = {panel, 0};
+    for (int64_t row = 0; row < job->num_rows; row++) strip(1, 1, dtype, job, panel, nothing, row, start, count);
     free(panel);
 }
 
@@ -270,13 +296,9 @@ INLINE void block(const int dtype, Job *job, int64_t i) {
     }
     int64_t first = share_begin(i, job->num_panels, job->num_shares);
     int64_t last = share_begin(i + 1, job->num_panels, job->num_shares);
-    for (int64_t row = 0; row < job->num_rows;) {
-        int64_t rows = next_rows(job->num_rows - row, TILE_ROWS_OF(dtype));
-        for (int64_t panel = first; panel < last;) {
-            const void *w = at(job->weight, panel * PANEL * job->depth, dtype);
-            panel += multiply(dtype, job, w, row, rows, panel * PANEL, last - panel);
-        }
-        row += rows;
+    for (int64_t panel = first; panel < last;) {
+        const void *w = at(job->weight, panel * PANEL * job->depth, dtype);
+        panel += all_rows(dtype, job, w, panel * PANEL, last - panel);
     }
 }
 
