@@ -11,7 +11,8 @@ from tests.e2e.conftest import TOKENIZER_FILES, demo_folder, tiny_folder  # noqa
 from tests.e2e.own_cache import own_cache
 from tests.e2e.server_process import ServerProcess
 
-CACHE = ("--kv-cache-memory-bytes", "2MiB", "--max-model-len", "512")
+# Room for answers that still run when a page has looked: a fast machine gives a thousand tokens a second.
+CACHE = ("--kv-cache-memory-bytes", "16MiB", "--max-model-len", "4096")
 
 
 @pytest.fixture(scope="module")

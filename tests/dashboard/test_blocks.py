@@ -28,7 +28,7 @@ def test_a_running_request_owns_its_blocks(visit: Visit) -> None:
     page.evaluate(
         """() => {
             window.controller = new AbortController();
-            const body = { model: "tiny", prompt: "go on", max_tokens: 480, ignore_eos: true, stream: true };
+            const body = { model: "tiny", prompt: "go on", max_tokens: 4000, ignore_eos: true, stream: true };
             fetch("/v1/completions", { method: "POST", headers: { "Content-Type": "application/json" },
                 body: JSON.stringify(body), signal: controller.signal }).catch(() => {});
         }"""

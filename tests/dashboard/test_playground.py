@@ -50,7 +50,7 @@ def test_stop_ends_the_request_in_the_engine(visit: Visit, server: ServerProcess
     before = aborted(server)
     page = visit.open("/playground")
     page.get_by_label("tiny").wait_for()
-    ask(page, 400)
+    ask(page, 4000)
     page.wait_for_selector(".token")
     page.locator("[data-test=stop]").click()
     visit.wait_for(NUM_RECEIPTS, 1)
