@@ -8,7 +8,28 @@
 #define TILE 64        /* keys whose scores exist at a time */
 #define SPLIT 512      /* keys that one task may share with no other */
 #define BLOCK_ROWS 72  /* rows of a task where the group allows it: keys and values are widened once for all */
-#define VECTORS 4      /* in a row of a register tile at most */
+
+/* The register tile of products: rows and, in each, vectors at most. */
+#define MAX_ROWS 6
+#define VECTORS 4
+
+/* The vectors of a tile of so many rows: the sums, what is added to them and what that is made of stay in registers. */
+#if NUM_REGISTERS == 32
+#define TILE_VECTORS(rows) VECTORS
+#else
+#define TILE_VECTORS(rows) ((rows) > 3 ? VECTORS / 2 : VECTORS)
+#endif
+
+/* CALL_WITH_ROWS(rows, F, ...): F(rows, ...) with the number of rows as a constant. */
+#define CALL_WITH_ROWS(rows, F, ...)        \
+    switch (rows) {                         \
+    case 1: F(1, __VA_ARGS__); break;       \
+    case 2: F(2, __VA_ARGS__); break;       \
+    case 3: F(3, __VA_ARGS__); break;       \
+    case 4: F(4, __VA_ARGS__); break;       \
+    case 5: F(5, __VA_ARGS__); break;       \
+    default: F(6, __VA_ARGS__);             \
+    }
 
 /* What one (sequence, run of tokens, KV head) is. */
 typedef struct {

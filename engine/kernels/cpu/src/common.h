@@ -300,27 +300,7 @@ INLINE void transpose_block(vu rows[VL]) {
     }
 }
 
-/* ---- the register tile of attention's products ---- */
-
-#define MAX_ROWS 6
-
-/* Its vectors in a row: so many that the sums, what is added to them and what that is made of stay in registers. */
-#if NUM_REGISTERS == 32
-#define TILE_VECTORS(rows) 4
-#else
-#define TILE_VECTORS(rows) ((rows) > 3 ? 2 : 4)
-#endif
-
-/* CALL_WITH_ROWS(rows, F, ...): F(rows, ...) with the number of rows as a constant. */
-#define CALL_WITH_ROWS(rows, F, ...)        \
-    switch (rows) {                         \
-    case 1: F(1, __VA_ARGS__); break;       \
-    case 2: F(2, __VA_ARGS__); break;       \
-    case 3: F(3, __VA_ARGS__); break;       \
-    case 4: F(4, __VA_ARGS__); break;       \
-    case 5: F(5, __VA_ARGS__); break;       \
-    default: F(6, __VA_ARGS__);             \
-    }
+/* ---- register tiles ---- */
 
 /* Rows of the next tile, of at most `most`, when `left` are left: tiles as equal as possible (8 = 4 + 4, not 6 + 2),
  * for a tile of few rows has little to do for each number that it loads. */
