@@ -1,5 +1,6 @@
 """Cases for the native attention kernel, and how far each may be from the oracle in float64."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -65,13 +66,22 @@ def eight_bit(case: Case, kv_dtype: torch.dtype | None) -> LayerCache:
     return LayerCache(k, v, k_scale, v_scale)
 
 
-def check_point(kernels: cpu.CpuKernels, point: Point) -> None:
-    """The kernel against the reference in float64 on the same numbers."""
+def check_point(native: Callable[..., cpu.CpuKernels], point: Point) -> None:
+    """The kernel against the reference in float64 on the same numbers.
+
+    Args:
+        native: the fixture. One thread takes all KV heads of few tokens together, many take one by one.
+        point: what to try.
+    """
     case, softmax_scale = ragged_case(point), point.head_dim[0] ** -0.5
     cache = eight_bit(case, point.kv_dtype)
     options = options_of(point.options, case.q.shape[1])
     tables = {"cu_seqlens_q": case.cu_seqlens_q, "seq_lens": case.seq_lens, "softmax_scale": softmax_scale}
-    actual = kernels.paged_attention(case.q, cache, case.block_tables, **tables, **options)
+    actual, by_head = (
+        native(point.dtype, count).paged_attention(case.q, cache, case.block_tables, **tables, **options)
+        for count in (1, 16)
+    )
+    assert torch.equal(actual, by_head)
     wide = LayerCache(*(_widened(*part) for part in ((cache.k, cache.k_scale), (cache.v, cache.v_scale))))
     exact = reference.paged_attention(case.q.double(), wide, case.block_tables, **tables, **options)
     positive = wide._replace(v=wide.v.abs())

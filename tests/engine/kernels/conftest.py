@@ -16,13 +16,13 @@ triton_setup.prepare()
 
 
 @pytest.fixture
-def native() -> Callable[[torch.dtype], cpu.CpuKernels]:
-    """native(dtype) -> the kernels for that dtype."""
+def native() -> Callable[..., cpu.CpuKernels]:
+    """native(dtype, num_threads=None) -> the kernels for that dtype."""
 
-    def build(dtype: torch.dtype) -> cpu.CpuKernels:
+    def build(dtype: torch.dtype, num_threads: int | None = None) -> cpu.CpuKernels:
         if reasons := cpu.objections(torch.device("cpu"), dtype):
             pytest.skip("; ".join(reasons))
-        return cpu.CpuKernels(dtype)
+        return cpu.CpuKernels(dtype, num_threads)
 
     return build
 

@@ -13,7 +13,7 @@ from kvcache.storage import LayerCache
 from tests.engine.attention.naive_attention import Case, Shape, make_case, naive_attention
 from tests.engine.kernels.rounding import DTYPES, FLOAT32_EPS, assert_within, output_eps, sum_eps
 
-Native = Callable[[torch.dtype], cpu.CpuKernels]
+Native = Callable[..., cpu.CpuKernels]
 RAGGED = ([1, 40, 1, 5, 1, 13], [150, 40, 64, 71, 3, 130])
 
 
@@ -101,6 +101,20 @@ def test_a_token_gets_the_same_alone_in_a_batch_and_in_chunks(
         )
         alone = attend(kernels, part, softmax_scale=0.125, sliding_window=window)
         assert torch.equal(alone, together[start:stop])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 70])
+def test_a_token_gets_the_same_however_many_threads_share_the_heads(
+    window: int | None, dtype: torch.dtype, native: Native
+) -> None:
+    shape = Shape(12, 4, 64, 64, block_size=16)
+    case = make_case(shape, [1, 3, 1, 40, 7, 1, 1], [600, 130, 64, 40, 71, 1, 1100], dtype)
+    # One thread has tasks enough for all heads of few tokens to go together, 64 have not.
+    few, *others = (
+        attend(native(dtype, count), case, softmax_scale=0.125, sliding_window=window) for count in (1, 3, 64)
+    )
+    assert all(torch.equal(few, other) for other in others)
 
 
 def test_q_may_be_a_view_of_qkv(native: Native) -> None:

@@ -1,10 +1,11 @@
 /* softmax(q k^T * scale) v over the paged cache, read in place.
  *
- * A task is one KV head of one sequence and a run of its query tokens: the rows of its matrix are the query heads of
- * the head's group, of every token in the run, so that keys and values are read once for all of them. The softmax is
- * taken online (Milakov and Gimelshein 2018) over tiles of keys. Runs of SPLIT keys are computed apart and merged in
- * order, because a long context with few sequences has to be shared among threads. Tiles and splits begin at multiples
- * of their size in the sequence, whatever else is in the batch: so the same row gets the same numbers always.
+ * A task is a run: some query tokens of a sequence and one KV head, the rows of whose matrix are the query heads of the
+ * head's group, of every token, so that keys and values are read once for all of them. Few tokens go with all KV heads,
+ * tile by tile of keys: what the cache holds of a tile is read as it lies in memory. The softmax is taken online (Milakov
+ * and Gimelshein 2018) over tiles of keys. Splits of SPLIT keys are computed apart and merged in order, because a long
+ * context with few sequences has to be shared among threads. Tiles and splits begin at multiples of their size in the
+ * sequence, whatever else is in the batch: so the same row gets the same numbers always.
  */
 #include "attention_tile.h"
 
@@ -12,14 +13,14 @@ typedef struct {
     const Attention *args;
     Run *runs;
     float *partials; /* of partial_size floats each */
-    int64_t partial_size;
+    int64_t num_runs, num_splits, partial_size;
     int failed;
 } Plan;
 
 /* ---- one split of one run ---- */
 
 INLINE int64_t scratch_size(const Attention *a) {
-    return rows_per_run(a) * (padded_k(a) + TILE) + TILE * (padded_v(a) + a->k_head_dim + 2);
+    return most_rows(a) * (padded_k(a) + TILE) + TILE * (padded_v(a) + a->k_head_dim + 2);
 }
 
 /* What attend_keys works with; all of it in float32. */
@@ -33,27 +34,31 @@ typedef struct {
 
 INLINE Scratch lay_out(float *memory, const Attention *a) {
     Scratch s = {.q = memory};
-    s.scores = s.q + rows_per_run(a) * padded_k(a);
-    s.v = s.scores + rows_per_run(a) * TILE;
+    s.scores = s.q + most_rows(a) * padded_k(a);
+    s.v = s.scores + most_rows(a) * TILE;
     s.transposed = s.v + TILE * padded_v(a);
     s.k_scales = s.transposed + TILE * a->k_head_dim;
     s.v_scales = s.k_scales + TILE;
     return s;
 }
 
-/* Where a row of the run stands in q and out: a number of heads. */
+/* The query head of a row of the run, and its token. */
 INLINE int64_t head_of(const Attention *a, const Run *run, int64_t row) {
-    return run->kv_head * group_of(a) + row % group_of(a);
+    return (run->kv_head + row / rows_of_head(a, run)) * group_of(a) + row % group_of(a);
+}
+
+INLINE int64_t token_of(const Attention *a, const Run *run, int64_t row) {
+    return run->first_token + row % rows_of_head(a, run) / group_of(a);
 }
 
 /* q's heads in the order of the run's rows, widened and scaled. */
 INLINE void read_queries(const int dtype, const Attention *a, const Run *run, float *q) {
-    const int64_t group = group_of(a), num_rows = run->num_tokens * group, width = a->k_head_dim;
+    const int64_t num_rows = num_rows_of(a, run), width = a->k_head_dim;
     const float scale = a->softmax_scale;
     for (int64_t row = 0; row < num_rows; row++) {
-        int64_t token = run->first_token + row / group;
+        int64_t place = token_of(a, run, row) * a->q_stride + head_of(a, run, row) * width;
         float *wide = q + row * padded_k(a);
-        widen_row(wide, at(a->q, token * a->q_stride + head_of(a, run, row) * width, dtype), width, dtype);
+        widen_row(wide, at(a->q, place, dtype), width, dtype);
         for (int64_t i = 0; i < width; i++) wide[i] *= scale;
     }
 }
@@ -71,35 +76,39 @@ INLINE int is_in_place(const int kv_dtype, const Attention *a, int64_t num_rows)
     return !is_eight_bit(kv_dtype) && num_rows <= MAX_ROWS && a->v_head_dim % (VECTORS * VL) == 0;
 }
 
-/* out += the tile's values by their weights. */
-INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile, int64_t num_rows, const Scratch *s,
-                       float *out) {
+/* out += the tile's values by their weights, for the run's head number `head`. Meanwhile the next tile's are fetched. */
+INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile, const Tile *next, int64_t head,
+                       int64_t num_rows, const Scratch *s, float *out) {
     const int64_t width = padded_v(a);
     if (is_in_place(kv_dtype, a, num_rows)) {
-        CALL_WITH_ROWS(num_rows, add_wide_product, kv_dtype, s->scores, TILE, a->v_cache, width, tile->heads,
-                       tile->count, width, out);
-        return;
+        Rows values = {row_of(kv_dtype, a->v_cache, head, width), width, tile->heads, next->heads};
+        CALL_WITH_ROWS(num_rows, add_wide_product, kv_dtype, s->scores, TILE, values, tile->count, width, width, out);
+    } else {
+        for (int64_t j = 0; j < tile->count; j++) {
+            prefetch_rows(kv_dtype, a->v_cache, a->v_head_dim, next, head, j, j + 1);
+            read_value(kv_dtype, s->v + j * width, row_of(kv_dtype, a->v_cache, tile->heads[j] + head, a->v_head_dim),
+                       a->v_head_dim);
+        }
+        add_products(s->scores, TILE, s->v, width, num_rows, tile->count, width, out);
     }
-    for (int64_t j = 0; j < tile->count; j++)
-        read_value(kv_dtype, s->v + j * width, row_of(kv_dtype, a->v_cache, tile->heads[j], a->v_head_dim),
-                   a->v_head_dim);
-    add_products(s->scores, TILE, s->v, num_rows, tile->count, width, out);
+    prefetch_rows(kv_dtype, a->v_cache, a->v_head_dim, next, head, tile->count, TILE);
 }
 
-/* Scores of a tile to weights of its values, row by row; `out` is brought up to date with their sums. */
+/* Scores of a tile to weights of its values, row by row of the run's head number `head`; `out` is brought up to date with
+ * their sums. */
 INLINE void weigh_tile(const int kv_dtype, const Attention *a, const Run *run, int64_t first, const Tile *tile,
-                       const Scratch *s, Partial out) {
-    const int64_t group = group_of(a), num_rows = run->num_tokens * group, width = padded_v(a);
+                       int64_t head, const Scratch *s, Partial out) {
+    const int64_t group = group_of(a), num_rows = rows_of_head(a, run), width = padded_v(a);
     const int is_adjusted = has_adjustments(kv_dtype, a);
     for (int64_t row = 0; row < num_rows; row++) {
-        int64_t position = run->first_position + row / group;
+        int64_t position = run->first_position + row / group, q_head = (run->kv_head + head) * group + row % group;
         int64_t low = max64(0, position - a->window + 1 - first), high = min64(tile->count, position + 1 - first);
         float *weights = s->scores + row * TILE;
         if (low >= high) {
             memset(weights, 0, TILE * sizeof(float));
             continue;
         }
-        if (is_adjusted) adjust_row(kv_dtype, a, s->k_scales, head_of(a, run, row), first - position, weights);
+        if (is_adjusted) adjust_row(kv_dtype, a, s->k_scales, q_head, first - position, weights);
         float shrink = weigh_row(weights, low, high, &out.max[row], &out.sum[row]);
         if (shrink != 1) {
             for (int64_t i = 0; i < width; i++) out.acc[row * width + i] *= shrink;
@@ -110,10 +119,24 @@ INLINE void weigh_tile(const int kv_dtype, const Attention *a, const Run *run, i
     }
 }
 
-/* The softmax over keys [start, stop) for all rows of the run, from nothing. */
-INLINE void attend_keys(const int kv_dtype, const Attention *a, const Run *run, int64_t start, int64_t stop,
-                        float *memory, Partial out) {
-    const int64_t num_rows = run->num_tokens * group_of(a), width = padded_v(a);
+/* One tile for the run's head number `head`. */
+INLINE void attend_tile(const int kv_dtype, const Attention *a, const Run *run, int64_t first, const Tile *tile,
+                        const Tile *next, int64_t head, const Scratch *s, Partial out) {
+    const int64_t num_rows = rows_of_head(a, run);
+    score_tile(kv_dtype, a, s->q + head * num_rows * padded_k(a), num_rows, tile, next, head, s->transposed, s->scores);
+    if (is_eight_bit(kv_dtype)) {
+        read_scales(a->k_scale, tile, head, s->k_scales);
+        read_scales(a->v_scale, tile, head, s->v_scales);
+    }
+    weigh_tile(kv_dtype, a, run, first, tile, head, s, out);
+    add_values(kv_dtype, a, tile, next, head, num_rows, s, out.acc);
+}
+
+/* The softmax over a span's keys for all rows of its run, from nothing. While its last keys are computed the first ones
+ * of `later` are fetched. */
+INLINE void attend_span(const int kv_dtype, const Attention *a, Span span, Span later, float *memory, Partial out) {
+    const Run *run = span.run;
+    const int64_t num_rows = num_rows_of(a, run);
     const Scratch s = lay_out(memory, a);
     if (a->dtype == FLOAT32)
         read_queries(FLOAT32, a, run, s.q);
@@ -123,19 +146,15 @@ INLINE void attend_keys(const int kv_dtype, const Attention *a, const Run *run, 
         out.max[row] = -INFINITY;
         out.sum[row] = 0;
     }
-    memset(out.acc, 0, sizeof(float) * (size_t)(num_rows * width));
+    memset(out.acc, 0, sizeof(float) * (size_t)(num_rows * padded_v(a)));
     Tile tile, next;
-    find_tile(a, run, start, stop, &next);
-    for (int64_t first = start; first < stop; first += TILE) {
+    find_tile(a, span, &next);
+    for (int64_t first = span.start; first < span.stop; first += TILE) {
         tile = next;
-        find_tile(a, run, first + TILE, stop, &next);
-        score_tile(kv_dtype, a, s.q, num_rows, &tile, &next, s.transposed, s.scores);
-        if (is_eight_bit(kv_dtype)) {
-            read_scales(a->k_scale, &tile, s.k_scales);
-            read_scales(a->v_scale, &tile, s.v_scales);
-        }
-        weigh_tile(kv_dtype, a, run, first, &tile, &s, out);
-        add_values(kv_dtype, a, &tile, num_rows, &s, out.acc);
+        find_tile(a, first + TILE < span.stop ? (Span){run, first + TILE, span.stop} : later, &next);
+        for (int64_t head = 0; head < run->num_heads; head++)
+            attend_tile(kv_dtype, a, run, first, &tile, &next, head, &s,
+                        rows_from(a, out, head * rows_of_head(a, run)));
     }
 }
 
@@ -154,19 +173,11 @@ static void merge(const Attention *a, int64_t num_rows, Partial total, Partial m
     }
 }
 
-INLINE void attend_split(const int kv_dtype, const Attention *a, const Run *run, int64_t split, float *scratch,
-                         Partial out) {
-    int64_t last = run->first_position + run->num_tokens;
-    int64_t lowest = max64(0, run->first_position - a->window + 1) / TILE * TILE;
-    int64_t start = (run->first_split + split) * SPLIT;
-    attend_keys(kv_dtype, a, run, max64(start, lowest), min64(start + SPLIT, last), scratch, out);
-}
-
 /* A function for each format: in one of all four, the compiler keeps less in registers. */
-#define ATTEND(NAME, KV_DTYPE)                                                                                     \
-    static __attribute__((noinline)) void NAME(const Attention *a, const Run *run, int64_t split, float *scratch, \
-                                               Partial out) {                                                     \
-        attend_split(KV_DTYPE, a, run, split, scratch, out);                                                      \
+#define ATTEND(NAME, KV_DTYPE)                                                                            \
+    static __attribute__((noinline)) void NAME(const Attention *a, Span span, Span later, float *scratch, \
+                                               Partial out) {                                             \
+        attend_span(KV_DTYPE, a, span, later, scratch, out);                                              \
     }
 
 ATTEND(attend_float32, FLOAT32)
@@ -174,12 +185,12 @@ ATTEND(attend_bfloat16, BFLOAT16)
 ATTEND(attend_int8, INT8)
 ATTEND(attend_e4m3, E4M3)
 
-static void attend(const Attention *a, const Run *run, int64_t split, float *scratch, Partial out) {
+static void attend(const Attention *a, Span span, Span later, float *scratch, Partial out) {
     switch (a->kv_dtype) {
-    case FLOAT32: attend_float32(a, run, split, scratch, out); break;
-    case BFLOAT16: attend_bfloat16(a, run, split, scratch, out); break;
-    case INT8: attend_int8(a, run, split, scratch, out); break;
-    default: attend_e4m3(a, run, split, scratch, out);
+    case FLOAT32: attend_float32(a, span, later, scratch, out); break;
+    case BFLOAT16: attend_bfloat16(a, span, later, scratch, out); break;
+    case INT8: attend_int8(a, span, later, scratch, out); break;
+    default: attend_e4m3(a, span, later, scratch, out);
     }
 }
 
@@ -205,14 +216,26 @@ INLINE void write_row(const Attention *a, void *dst, const float *src, float sca
 }
 
 static void write_out(const Attention *a, const Run *run, Partial total) {
-    for (int64_t row = 0; row < run->num_tokens * group_of(a); row++) {
-        int64_t head = head_of(a, run, row), token = run->first_token + row / group_of(a);
+    for (int64_t row = 0; row < num_rows_of(a, run); row++) {
+        int64_t head = head_of(a, run, row), token = token_of(a, run, row);
         void *dst = at_mut(a->out, (token * a->num_q_heads + head) * a->v_head_dim, a->dtype);
         write_row(a, dst, total.acc + row * padded_v(a), normalizer(a, head, total.max[row], total.sum[row]));
     }
 }
 
 /* ---- tasks ---- */
+
+INLINE Span span_of(const Attention *a, const Run *run, int64_t split) {
+    int64_t last = run->first_position + run->num_tokens;
+    int64_t lowest = max64(0, run->first_position - a->window + 1) / TILE * TILE;
+    int64_t start = (run->first_split + split) * SPLIT;
+    return (Span){run, max64(start, lowest), min64(start + SPLIT, last)};
+}
+
+/* What a thread likely does after the run: threads take turns. */
+INLINE Span span_after(const Plan *plan, int64_t run) {
+    return span_of(plan->args, plan->runs + min64(run + plan->args->num_threads, plan->num_runs - 1), 0);
+}
 
 /* A whole run, its splits one after the other. */
 static void run_whole(void *context, int64_t i) {
@@ -226,32 +249,32 @@ static void run_whole(void *context, int64_t i) {
     }
     float *scratch = memory + 2 * plan->partial_size;
     Partial total = partial_at(memory, a), more = partial_at(memory + plan->partial_size, a);
-    attend(a, run, 0, scratch, total);
-    for (int64_t split = 1; split < run->num_splits; split++) {
-        attend(a, run, split, scratch, more);
-        merge(a, run->num_tokens * group_of(a), total, more);
+    for (int64_t split = 0; split < run->num_splits; split++) {
+        Span later = split + 1 < run->num_splits ? span_of(a, run, split + 1) : span_after(plan, i);
+        attend(a, span_of(a, run, split), later, scratch, split ? more : total);
+        if (split) merge(a, num_rows_of(a, run), total, more);
     }
     write_out(a, run, total);
     free(memory);
 }
 
-/* All KV heads of one run: what the hardware fetches ahead for one of them is the next one's. */
-static void run_heads(void *context, int64_t i) {
-    const Plan *plan = context;
-    for (int64_t head = 0; head < plan->args->num_kv_heads; head++) run_whole(context, i * plan->args->num_kv_heads + head);
+/* Split i of those of all runs; the run is `from` or comes after it. */
+INLINE Span nth_split(const Plan *plan, const Run *from, int64_t i) {
+    while (i >= from->partial + from->num_splits) from++;
+    return span_of(plan->args, from, i - from->partial);
 }
 
-/* One split of one run; i counts the splits of all runs. */
 static void run_split(void *context, int64_t i) {
     Plan *plan = context;
-    const Run *run = plan->runs;
-    while (i >= run->partial + run->num_splits) run++;
-    float *scratch = malloc(sizeof(float) * (size_t)scratch_size(plan->args));
+    const Attention *a = plan->args;
+    float *scratch = malloc(sizeof(float) * (size_t)scratch_size(a));
     if (!scratch) {
         __atomic_store_n(&plan->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    attend(plan->args, run, i - run->partial, scratch, partial_at(plan->partials + i * plan->partial_size, plan->args));
+    Span span = nth_split(plan, plan->runs, i);
+    Span later = nth_split(plan, span.run, min64(i + a->num_threads, plan->num_splits - 1));
+    attend(a, span, later, scratch, partial_at(plan->partials + i * plan->partial_size, a));
     free(scratch);
 }
 
@@ -261,29 +284,32 @@ static void merge_run(void *context, int64_t i) {
     float *first = plan->partials + run->partial * plan->partial_size;
     Partial total = partial_at(first, plan->args);
     for (int64_t split = 1; split < run->num_splits; split++)
-        merge(plan->args, run->num_tokens * group_of(plan->args), total,
+        merge(plan->args, num_rows_of(plan->args, run), total,
               partial_at(first + split * plan->partial_size, plan->args));
     write_out(plan->args, run, total);
 }
 
-/* All runs of the step, the last tokens of a sequence first: they see the most keys, and long tasks belong first. */
-static int64_t list_runs(const Attention *a, Run *runs) {
-    int64_t count = 0, size = tokens_per_run(a), num_partials = 0;
+/* All runs of the step, the last tokens of a sequence first: they see the most keys, and long tasks belong first. Few
+ * tokens go with all KV heads where `is_together`. */
+static void list_runs(Plan *plan, int is_together) {
+    const Attention *a = plan->args;
+    const int64_t size = tokens_per_run(a);
+    plan->num_runs = plan->num_splits = 0;
     for (int64_t seq = 0; seq < a->num_seqs; seq++) {
         int64_t first = a->cu_seqlens_q[seq], query_len = a->cu_seqlens_q[seq + 1] - first;
         int64_t context_len = a->seq_lens[seq] - query_len;
-        for (int64_t start = (query_len - 1) / size * size; start >= 0; start -= size) {
+        for (int64_t start = (query_len - 1) / size * size; start >= 0 && query_len > 0; start -= size) {
             int64_t num_tokens = min64(size, query_len - start), position = context_len + start;
             int64_t first_split = max64(0, position - a->window + 1) / SPLIT;
             int64_t num_splits = (position + num_tokens - 1) / SPLIT - first_split + 1;
-            for (int64_t head = 0; head < a->num_kv_heads && query_len > 0; head++) {
-                runs[count++] = (Run){seq, head, first + start, num_tokens, position, first_split, num_splits,
-                                      num_partials};
-                num_partials += num_splits;
+            int64_t num_heads = is_together && num_tokens * a->num_q_heads <= most_rows(a) ? a->num_kv_heads : 1;
+            for (int64_t head = 0; head < a->num_kv_heads; head += num_heads) {
+                plan->runs[plan->num_runs++] = (Run){seq, head, num_heads, first + start, num_tokens, position,
+                                                     first_split, num_splits, plan->num_splits};
+                plan->num_splits += num_splits;
             }
         }
     }
-    return count;
 }
 
 /* Whether the lengths fit together, and into the tables: what lies beyond is not the caller's to read. */
@@ -298,11 +324,11 @@ static int lengths_fit(const Attention *a) {
 }
 
 /* All splits on their own, then merged. */
-static void run_splits(Plan *plan, int64_t num_runs, int64_t num_splits) {
-    plan->partials = malloc(sizeof(float) * (size_t)(num_splits * plan->partial_size));
+static void run_splits(Plan *plan) {
+    plan->partials = malloc(sizeof(float) * (size_t)(plan->num_splits * plan->partial_size));
     plan->failed = !plan->partials;
-    if (!plan->failed) run_tasks(run_split, plan, num_splits, plan->args->num_threads);
-    if (!plan->failed) run_tasks(merge_run, plan, num_runs, plan->args->num_threads);
+    if (!plan->failed) run_tasks(run_split, plan, plan->num_splits, plan->args->num_threads);
+    if (!plan->failed) run_tasks(merge_run, plan, plan->num_runs, plan->args->num_threads);
     free(plan->partials);
 }
 
@@ -310,17 +336,17 @@ static void run_splits(Plan *plan, int64_t num_runs, int64_t num_splits) {
 EXPORT int hc_paged_attention(const Attention *a) {
     if (!lengths_fit(a)) return -2;
     int64_t most = a->num_tokens / tokens_per_run(a) + a->num_seqs;
-    Plan plan = {.args = a, .partial_size = rows_per_run(a) * (2 + padded_v(a))};
+    Plan plan = {.args = a, .partial_size = most_rows(a) * (2 + padded_v(a))};
     plan.runs = malloc(sizeof(Run) * (size_t)(most * a->num_kv_heads));
     if (!plan.runs) return -1;
-    int64_t num_runs = list_runs(a, plan.runs);
-    int64_t num_splits = num_runs ? plan.runs[num_runs - 1].partial + plan.runs[num_runs - 1].num_splits : 0;
+    list_runs(&plan, 1);
+    if (plan.num_splits < TASKS_PER_THREAD * a->num_threads) list_runs(&plan, 0);
     /* Splits of their own where they are few: a short chunk of a long context is a task or two of many times the others'
      * length, and threads would wait for it. A long chunk has tasks enough, and its partial results would take memory. */
-    if (num_splits >= 64 * a->num_threads || num_splits == num_runs)
-        run_tasks(run_heads, &plan, num_runs / a->num_kv_heads, a->num_threads);
+    if (plan.num_splits >= 64 * a->num_threads || plan.num_splits == plan.num_runs)
+        run_tasks(run_whole, &plan, plan.num_runs, a->num_threads);
     else
-        run_splits(&plan, num_runs, num_splits);
+        run_splits(&plan);
     free(plan.runs);
     return plan.failed ? -1 : 0;
 }

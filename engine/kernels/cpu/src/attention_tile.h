@@ -2,6 +2,7 @@
 #ifndef HEADCOUNT_ATTENTION_TILE_H
 #define HEADCOUNT_ATTENTION_TILE_H
 
+#include "attention_product.h"
 #include "eight_bit.h"
 #include "kernels.h"
 
@@ -9,43 +10,29 @@
 #define SPLIT 512      /* keys that one task may share with no other */
 #define BLOCK_ROWS 72  /* rows of a task where the group allows it: keys and values are widened once for all */
 
-/* The register tile of products: rows and, in each, vectors at most. */
-#define MAX_ROWS 6
-#define VECTORS 4
-
-/* The vectors of a tile of so many rows: the sums, what is added to them and what that is made of stay in registers. */
-#if NUM_REGISTERS == 32
-#define TILE_VECTORS(rows) VECTORS
-#else
-#define TILE_VECTORS(rows) ((rows) > 3 ? VECTORS / 2 : VECTORS)
-#endif
-
-/* CALL_WITH_ROWS(rows, F, ...): F(rows, ...) with the number of rows as a constant. */
-#define CALL_WITH_ROWS(rows, F, ...)        \
-    switch (rows) {                         \
-    case 1: F(1, __VA_ARGS__); break;       \
-    case 2: F(2, __VA_ARGS__); break;       \
-    case 3: F(3, __VA_ARGS__); break;       \
-    case 4: F(4, __VA_ARGS__); break;       \
-    case 5: F(5, __VA_ARGS__); break;       \
-    default: F(6, __VA_ARGS__);             \
-    }
-
-/* What one (sequence, run of tokens, KV head) is. */
+/* Tokens of one sequence that follow each other, and KV heads that do. Its rows are the query heads of the first KV head's
+ * group, of every token, then those of the next KV head's. */
 typedef struct {
-    int64_t seq, kv_head;
+    int64_t seq, kv_head, num_heads;
     int64_t first_token, num_tokens; /* of the step */
     int64_t first_position;          /* of first_token in its sequence */
     int64_t first_split, num_splits; /* of keys that any of its rows sees */
     int64_t partial;                 /* its first partial result */
 } Run;
 
+/* Keys [start, stop) of a run's sequence. */
+typedef struct {
+    const Run *run;
+    int64_t start, stop;
+} Span;
+
 /* A softmax under way, for the rows of a run: sum = sum of e^(score - max), acc = the same with v. */
 typedef struct {
     float *max, *sum, *acc; /* [rows], [rows], [rows, width], columns in the order of read_value */
 } Partial;
 
-/* Keys whose scores exist at a time, and where the run's head of each lies: a number of heads from the cache's begin. */
+/* Keys whose scores exist at a time, and where the run's first head of each lies: a number of heads from the cache's begin.
+ * Behind the last one it is repeated. */
 typedef struct {
     int64_t count, heads[TILE];
 } Tile;
@@ -58,26 +45,38 @@ INLINE int64_t padded_v(const Attention *a) { return round_up(a->v_head_dim, VL)
 
 INLINE int64_t tokens_per_run(const Attention *a) { return max64(1, BLOCK_ROWS / group_of(a)); }
 
-INLINE int64_t rows_per_run(const Attention *a) { return tokens_per_run(a) * group_of(a); }
+/* Rows of a run at most: those of one KV head and as many tokens as go together, or those of all heads and one token. */
+INLINE int64_t most_rows(const Attention *a) { return max64(tokens_per_run(a) * group_of(a), a->num_q_heads); }
+
+INLINE int64_t rows_of_head(const Attention *a, const Run *run) { return run->num_tokens * group_of(a); }
+
+INLINE int64_t num_rows_of(const Attention *a, const Run *run) { return run->num_heads * rows_of_head(a, run); }
 
 INLINE Partial partial_at(float *memory, const Attention *a) {
-    int64_t rows = rows_per_run(a);
+    int64_t rows = most_rows(a);
     return (Partial){memory, memory + rows, memory + 2 * rows};
+}
+
+/* The same without its first `row` rows. */
+INLINE Partial rows_from(const Attention *a, Partial p, int64_t row) {
+    return (Partial){p.max + row, p.sum + row, p.acc + row * padded_v(a)};
 }
 
 /* ---- one tile ---- */
 
-/* The keys of positions [start, stop), but no more than TILE; none where start is past stop. */
-INLINE void find_tile(const Attention *a, const Run *run, int64_t start, int64_t stop, Tile *tile) {
-    tile->count = max64(0, min64(TILE, stop - start));
-    /* Nothing is read through it where there are no keys, and start may be past the last block. */
-    const int64_t *table = a->block_tables + run->seq * a->max_blocks + start / a->block_size;
-    int64_t offset = start % a->block_size, num_heads = a->num_kv_heads;
+/* The first keys of a span, TILE at most; none where it starts past its stop. */
+INLINE void find_tile(const Attention *a, Span span, Tile *tile) {
+    const Run *run = span.run;
+    tile->count = max64(0, min64(TILE, span.stop - span.start));
+    /* Nothing is read through it where there are no keys, and the start may be past the last block. */
+    const int64_t *table = a->block_tables + run->seq * a->max_blocks + span.start / a->block_size;
+    int64_t offset = span.start % a->block_size, num_heads = a->num_kv_heads, last = 0;
     for (int64_t j = 0; j < tile->count; offset = 0) {
         int64_t first = (*table++ * a->block_size + offset) * num_heads + run->kv_head;
         int64_t end = min64(tile->count, j + a->block_size - offset);
-        for (; j < end; j++, first += num_heads) tile->heads[j] = first;
+        for (; j < end; j++, first += num_heads) tile->heads[j] = last = first;
     }
+    for (int64_t j = tile->count; j < TILE; j++) tile->heads[j] = last;
 }
 
 /* VL numbers of a cached row, and one. */
@@ -94,72 +93,15 @@ INLINE const void *row_of(const int dtype, const void *cache, int64_t head, int6
     return at(cache, head * head_dim, dtype);
 }
 
-/* Fetch some of a tile's rows. They are in no order in memory that the hardware could foresee. */
-INLINE void prefetch_rows(const int dtype, const void *cache, int64_t head_dim, const Tile *tile, int64_t first,
-                          int64_t count) {
+/* Fetch rows [first, stop) of a tile, of the run's head number `head`. They are in no order in memory that the hardware
+ * could foresee. */
+INLINE void prefetch_rows(const int dtype, const void *cache, int64_t head_dim, const Tile *tile, int64_t head,
+                          int64_t first, int64_t stop) {
     const int64_t bytes = head_dim * size_of(dtype);
-    for (int64_t j = first; j < min64(first + count, tile->count); j++) {
-        const char *row = (const char *)cache + tile->heads[j] * bytes;
+    for (int64_t j = first; j < min64(stop, tile->count); j++) {
+        const char *row = (const char *)cache + (tile->heads[j] + head) * bytes;
         __builtin_prefetch(row, 0, 2);
         for (int64_t byte = 64; byte < bytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
-    }
-}
-
-/* out[m, :] += sum over j of a[m, j] * b[j, :] in the order of j, for `rows` and `vectors` (constants).
- *
- *   a       [rows, count], rows lda apart
- *   b       rows of vectors * VL numbers of `dtype`, each `stride` numbers from the one before; they are widened on their
- *           way, into the order of split_row
- *   places  [count]: which of b's rows each is; NULL: the first, the second, ...
- *   out     [rows, vectors * VL], rows `width` apart
- */
-INLINE void add_product(const int rows, const int vectors, const int dtype, const float *a, int64_t lda, const void *b,
-                        int64_t stride, const int64_t *places, int64_t count, int64_t width, float *out) {
-    vf sums[MAX_ROWS][VECTORS];
-    UNROLL
-    for (int m = 0; m < rows; m++) {
-        UNROLL
-        for (int c = 0; c < vectors; c++) sums[m][c] = load(out + m * width + c * VL);
-    }
-    for (int64_t j = 0; j < count; j++) {
-        const void *numbers = at(b, (places ? places[j] : j) * stride, dtype);
-        vf row[VECTORS];
-        UNROLL
-        for (int c = 0; c < vectors; c++)
-            row[c] = c % 2 ? load_odd(numbers, (c - 1) * VL, dtype) : load_even(numbers, c * VL, dtype);
-        UNROLL
-        for (int m = 0; m < rows; m++) {
-            vf factor = splat(a[m * lda + j]);
-            UNROLL
-            for (int c = 0; c < vectors; c++) sums[m][c] = vfma(factor, row[c], sums[m][c]);
-        }
-    }
-    UNROLL
-    for (int m = 0; m < rows; m++) {
-        UNROLL
-        for (int c = 0; c < vectors; c++) store(out + m * width + c * VL, sums[m][c]);
-    }
-}
-
-/* The same for any width that is a multiple of VL, or of VECTORS * VL where numbers are widened. */
-INLINE void add_wide_product(const int rows, const int dtype, const float *a, int64_t lda, const void *b, int64_t stride,
-                             const int64_t *places, int64_t count, int64_t width, float *out) {
-    const int vectors = TILE_VECTORS(rows);
-    int64_t c = 0;
-    for (; c + vectors * VL <= width; c += vectors * VL)
-        add_product(rows, vectors, dtype, a, lda, at(b, c, dtype), stride, places, count, width, out + c);
-    for (; c < width; c += VL)
-        add_product(rows, 1, dtype, a, lda, at(b, c, dtype), stride, places, count, width, out + c);
-}
-
-/* The same for a matrix b [count, width] in float32 and any number of rows. */
-INLINE void add_products(const float *a, int64_t lda, const float *b, int64_t num_rows, int64_t count, int64_t width,
-                         float *out) {
-    for (int64_t row = 0; row < num_rows;) {
-        int64_t rows = next_rows(num_rows - row, MAX_ROWS);
-        CALL_WITH_ROWS(rows, add_wide_product, FLOAT32, a + row * lda, lda, b, width, NULL, count, width,
-                       out + row * width);
-        row += rows;
     }
 }
 
@@ -202,28 +144,28 @@ INLINE void transpose_keys(const int dtype, const void *const keys[VL], int64_t 
     }
 }
 
-/* The scales of a tile's keys or values for the run's head; 0 behind them. */
-INLINE void read_scales(const uint16_t *scale, const Tile *tile, float *out) {
+/* The scales of a tile's keys or values for the run's head number `head`; 0 behind them. */
+INLINE void read_scales(const uint16_t *scale, const Tile *tile, int64_t head, float *out) {
     uint16_t halves[TILE] = {0};
-    for (int64_t j = 0; j < tile->count; j++) halves[j] = scale[tile->heads[j]];
+    for (int64_t j = 0; j < tile->count; j++) halves[j] = scale[tile->heads[j] + head];
     for (int64_t j = 0; j < TILE; j += VL)
         store(out + j, widen_halves(__builtin_convertvector(*(const vh_mem *)(halves + j), vu)));
 }
 
-/* scores [num_rows, TILE] of the tile's keys; what stands behind them is rubbish. Meanwhile the next tile is fetched, bit
- * by bit: a core has a dozen lines under way at most, and waits when there are more. */
+/* scores [num_rows, TILE] of the tile's keys for the run's head number `head`; what stands behind them is rubbish. Meanwhile
+ * the next tile's are fetched, bit by bit: a core has two dozen lines under way at most, and waits when there are more. */
 INLINE void score_tile(const int dtype, const Attention *a, const float *q, int64_t num_rows, const Tile *tile,
-                       const Tile *next, float *transposed, float *scores) {
-    for (int64_t j = 0; j < TILE; j += VL) {
+                       const Tile *next, int64_t head, float *transposed, float *scores) {
+    const int64_t width = round_up(tile->count, VL);
+    for (int64_t j = 0; j < width; j += VL) {
         const void *keys[VL];
-        for (int n = 0; n < VL; n++)
-            keys[n] = row_of(dtype, a->k_cache, tile->heads[min64(j + n, tile->count - 1)], a->k_head_dim);
-        prefetch_rows(dtype, a->k_cache, a->k_head_dim, next, j, VL);
-        prefetch_rows(dtype, a->v_cache, a->v_head_dim, next, j, VL);
+        for (int n = 0; n < VL; n++) keys[n] = row_of(dtype, a->k_cache, tile->heads[j + n] + head, a->k_head_dim);
+        prefetch_rows(dtype, a->k_cache, a->k_head_dim, next, head, j, j + VL);
         transpose_keys(dtype, keys, a->k_head_dim, transposed + j);
     }
+    prefetch_rows(dtype, a->k_cache, a->k_head_dim, next, head, width, TILE);
     memset(scores, 0, sizeof(float) * (size_t)(num_rows * TILE));
-    add_products(q, padded_k(a), transposed, num_rows, a->k_head_dim, TILE, scores);
+    add_products(q, padded_k(a), transposed, TILE, num_rows, a->k_head_dim, width, scores);
 }
 
 /* tanh to a few units in the last place: Lambert's continued fraction where 1 - 2 / (e^2x + 1) would cancel. */
@@ -260,17 +202,19 @@ INLINE void adjust_row(const int kv_dtype, const Attention *a, const float *k_sc
 /* Scores of one row to weights, the row's running maximum and sum brought up to date. Keys outside [low, high) count
  * as -infinity. Returns by how much what was added up so far has to shrink. */
 INLINE float weigh_row(float *scores, int64_t low, int64_t high, float *max, float *sum) {
+    const int64_t end = round_up(high, VL);
     for (int64_t j = 0; j < low; j++) scores[j] = -INFINITY;
-    for (int64_t j = high; j < TILE; j++) scores[j] = -INFINITY;
+    for (int64_t j = high; j < end; j++) scores[j] = -INFINITY;
     vf highest = load(scores);
-    for (int64_t j = VL; j < TILE; j += VL) highest = vmax(highest, load(scores + j));
+    for (int64_t j = VL; j < end; j += VL) highest = vmax(highest, load(scores + j));
     float tile_max = max_lanes(highest), new_max = tile_max > *max ? tile_max : *max;
     vf total = splat(0);
-    for (int64_t j = 0; j < TILE; j += VL) {
+    for (int64_t j = 0; j < end; j += VL) {
         vf weight = vexp(load(scores + j) - new_max);
         store(scores + j, weight);
         total += weight;
     }
+    for (int64_t j = end; j < TILE; j += VL) store(scores + j, splat(0));
     float shrink = vexp(splat(*max - new_max))[0];
     *sum = *sum * shrink + sum_lanes(total);
     *max = new_max;

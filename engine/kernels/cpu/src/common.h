@@ -43,6 +43,16 @@
 #define HIDDEN __attribute__((visibility("hidden")))
 #define UNROLL _Pragma("GCC unroll 16")
 
+/* HOLD(vector) and HOLD_POINTER(p): here it is in a register, whatever else the compiler would have moved before. Where
+ * a tile takes all 16 registers, loads that are moved up or shared leave none for its sums. */
+#if defined(__SSE2__)
+#define HOLD(x) __asm__ volatile("" : "+x"(x))
+#define HOLD_POINTER(p) __asm__ volatile("" : "+r"(p))
+#else
+#define HOLD(x) ((void)0)
+#define HOLD_POINTER(p) ((void)0)
+#endif
+
 typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
 typedef uint32_t vu __attribute__((vector_size(VL * 4)));
@@ -284,8 +294,31 @@ INLINE float max_lanes(vf x) {
 #define INTERLEAVE_HIGH 2, 6, 3, 7
 #endif
 
-/* Transpose VL x VL elements: to interleave the upper half of the rows with the lower one turns the bits of (row,
- * column) round by one place, and after log2(VL) times they have changed sides. */
+/* Transpose VL x VL elements. */
+#if VL == 8
+/* Halves of 128 bits first, one by one, then they change places: elements cross between halves in no other way as fast. */
+INLINE void transpose_block(vu rows[VL]) {
+    vu pairs[VL], fours[VL];
+    UNROLL
+    for (int i = 0; i < VL; i += 2) {
+        pairs[i] = __builtin_shufflevector(rows[i], rows[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        pairs[i + 1] = __builtin_shufflevector(rows[i], rows[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    UNROLL
+    for (int i = 0; i < VL; i++) {
+        vu first = pairs[i / 4 * 4 + i / 2 % 2], second = pairs[i / 4 * 4 + i / 2 % 2 + 2];
+        fours[i] = i % 2 ? __builtin_shufflevector(first, second, 2, 3, 10, 11, 6, 7, 14, 15)
+                         : __builtin_shufflevector(first, second, 0, 1, 8, 9, 4, 5, 12, 13);
+    }
+    UNROLL
+    for (int i = 0; i < VL / 2; i++) {
+        rows[i] = __builtin_shufflevector(fours[i], fours[i + VL / 2], 0, 1, 2, 3, 8, 9, 10, 11);
+        rows[i + VL / 2] = __builtin_shufflevector(fours[i], fours[i + VL / 2], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+#else
+/* To interleave the upper half of the rows with the lower one turns the bits of (row, column) round by one place, and
+ * after log2(VL) times they have changed sides. */
 INLINE void transpose_block(vu rows[VL]) {
     UNROLL
     for (int width = 1; width < VL; width *= 2) {
@@ -299,6 +332,7 @@ INLINE void transpose_block(vu rows[VL]) {
         for (int i = 0; i < VL; i++) rows[i] = turned[i];
     }
 }
+#endif
 
 /* ---- register tiles ---- */
 
