@@ -174,10 +174,9 @@ static void merge(const Attention *a, int64_t num_rows, Partial total, Partial m
 }
 
 /* A function for each format: in one of all four, the compiler keeps less in registers. */
-#define ATTEND(NAME, KV_DTYPE)                                                                            \
-    static __attribute__((noinline)) void NAME(const Attention *a, Span span, Span later, float *scratch, \
-                                               Partial out) {                                             \
-        attend_span(KV_DTYPE, a, span, later, scratch, out);                                              \
+#define ATTEND(NAME, KV_DTYPE)                                                                   \
+    NOINLINE void NAME(const Attention *a, Span span, Span later, float *scratch, Partial out) { \
+        attend_span(KV_DTYPE, a, span, later, scratch, out);                                     \
     }
 
 ATTEND(attend_float32, FLOAT32)

@@ -39,13 +39,14 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
 #define EXPORT __attribute__((visibility("default")))
 #define HIDDEN __attribute__((visibility("hidden")))
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* HOLD(vector) and HOLD_POINTER(p): here it is in a register, whatever else the compiler would have moved before. Where
- * a tile takes all 16 registers, loads that are moved up or shared leave none for its sums. */
-#if defined(__SSE2__)
+/* HOLD(vector) and HOLD_POINTER(p): here it is in a register, and nothing computed from it stands before. Where a tile
+ * takes all 16 registers, loads that the compiler moves up or shares leave none for its sums. */
+#if defined(__SSE2__) && NUM_REGISTERS == 16
 #define HOLD(x) __asm__ volatile("" : "+x"(x))
 #define HOLD_POINTER(p) __asm__ volatile("" : "+r"(p))
 #else

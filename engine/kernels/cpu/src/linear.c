@@ -17,11 +17,9 @@
 #if NUM_REGISTERS == 32
 #define TILE_PANELS 4 /* panels of a register tile at most, and its rows */
 #define TILE_ROWS 12
-#define TILE_ROWS_OF(dtype) TILE_ROWS
 #else
 #define TILE_PANELS 3
 #define TILE_ROWS 6
-#define TILE_ROWS_OF(dtype) ((dtype) == FLOAT32 ? 6 : 5) /* widening takes a register */
 #endif
 
 /* ---- packing ---- */
@@ -165,7 +163,10 @@ INLINE void add_column(const int rows, const int panels, const int dtype, const 
         const void *numbers = at(w, (p * depth + k) * PANEL, dtype);
         fetch_ahead(ahead, p * depth + k);
         column[2 * p] = load_even(numbers, 0, dtype);
+        HOLD(column[2 * p]);
+        HOLD_POINTER(numbers);
         column[2 * p + 1] = load_odd(numbers, 0, dtype);
+        HOLD(column[2 * p + 1]);
     }
     UNROLL
     for (int m = 0; m < rows; m++) {
@@ -225,51 +226,51 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
     }
 }
 
-/* `rows` and `panels` are constants; `count` columns of them are W's, the rest is padding. */
-INLINE void strip(const int rows, const int panels, const int dtype, const Job *job, const void *w, Ahead ahead,
-                  int64_t row, int64_t start, int64_t count) {
-    float sums[TILE_ROWS * TILE_PANELS * PANEL];
-    panel_tile(rows, panels, dtype, at(job->x, row * job->depth, X_DTYPE(dtype)), w, ahead, job->depth, sums);
-    for (int m = 0; m < rows; m++) finish_row(dtype, &job->end, sums + m * panels * PANEL, row + m, start, count);
-}
-
 /* Few rows go with several panels at once: each sum waits for its last product, and the others fill the time. */
 #define FEW_ROWS 3
 #if NUM_REGISTERS == 32
-#define CASES CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 2) CASE(5, 2) CASE(6, 2) \
-              CASE(7, 1) CASE(8, 1) CASE(9, 1) CASE(10, 1) CASE(11, 1) CASE(12, 1)
+#define EACH_TILE(F)                                                                        \
+    F(1, 1) F(1, 2) F(1, 4) F(2, 1) F(2, 2) F(2, 4) F(3, 1) F(3, 2) F(3, 4) F(4, 1) F(4, 2) \
+    F(5, 1) F(5, 2) F(6, 1) F(6, 2) F(7, 1) F(8, 1) F(9, 1) F(10, 1) F(11, 1) F(12, 1)
 #else
-#define CASES CASE(1, 3) CASE(2, 2) CASE(3, 1) CASE(4, 1) CASE(5, 1) CASE(6, 1)
+#define EACH_TILE(F) F(1, 1) F(1, 2) F(1, 3) F(2, 1) F(2, 2) F(3, 1) F(4, 1) F(5, 1) F(6, 1)
 #endif
 
-/* Rows [row, row + rows) of x against the first of `left` panels at w, W's rows from `start` on; how many were done. */
+typedef void (*Tile)(const void *x, const void *w, Ahead ahead, int64_t depth, float *out);
+
+/* A function for each: in one of all tiles, the compiler finds no registers for some of their sums. */
+#define DEFINE_TILE(DTYPE, R, P)                                                                                   \
+    NOINLINE void tile_##DTYPE##_##R##_##P(const void *x, const void *w, Ahead ahead, int64_t depth, float *out) { \
+        panel_tile(R, P, DTYPE, x, w, ahead, depth, out);                                                          \
+    }
+#define DEFINE_TILES(R, P) DEFINE_TILE(FLOAT32, R, P) DEFINE_TILE(BFLOAT16, R, P)
+EACH_TILE(DEFINE_TILES)
+
+#define NAME_TILES(R, P) [FLOAT32][R - 1][P - 1] = tile_FLOAT32_##R##_##P, [BFLOAT16][R - 1][P - 1] = tile_BFLOAT16_##R##_##P,
+static const Tile TILES[2][TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TILES)}; /* NULL: that one is not used */
+
+/* Rows [row, row + rows) of x against the first of `left` panels at w, W's rows from `start` on; how many panels were
+ * done. `count` of their rows are W's, the rest is padding. */
 INLINE int64_t multiply(const int dtype, const Job *job, const void *w, Ahead ahead, int64_t row, int64_t rows,
-                        int64_t start, int64_t left) {
-#define CASE(R, P)                                                       \
-    case R:                                                              \
-        if (left >= P) {                                                 \
-            strip(R, P, dtype, job, w, ahead, row, start, P * PANEL);    \
-            return P;                                                    \
-        }                                                                \
-        if (P > 2 && left >= 2) {                                        \
-            strip(R, 2, dtype, job, w, ahead, row, start, 2 * PANEL);    \
-            return 2;                                                    \
-        }                                                                \
-        strip(R, 1, dtype, job, w, ahead, row, start, PANEL);            \
-        return 1;
-    switch (rows) { CASES }
-#undef CASE
-    return left;
+                        int64_t start, int64_t left, int64_t count) {
+    float sums[TILE_ROWS * TILE_PANELS * PANEL];
+    const Tile *tiles = TILES[dtype][rows - 1];
+    int64_t panels = min64(left, TILE_PANELS);
+    while (!tiles[panels - 1]) panels--;
+    tiles[panels - 1](at(job->x, row * job->depth, X_DTYPE(dtype)), w, ahead, job->depth, sums);
+    for (int64_t m = 0; m < rows; m++)
+        finish_row(dtype, &job->end, sums + m * panels * PANEL, row + m, start, min64(count, panels * PANEL));
+    return panels;
 }
 
 /* All rows of x against the first of `left` panels at w; how many were done. */
 INLINE int64_t all_rows(const int dtype, const Job *job, const void *w, int64_t start, int64_t left) {
-    int64_t most = TILE_ROWS_OF(dtype), num_tiles = (job->num_rows + most - 1) / most, done = 1;
+    int64_t num_tiles = (job->num_rows + TILE_ROWS - 1) / TILE_ROWS, done = 1;
     int64_t column_bytes = PANEL * size_of(dtype), row = 0;
     for (int64_t tile = 0; tile < num_tiles; tile++) {
-        int64_t rows = next_rows(job->num_rows - row, most);
+        int64_t rows = next_rows(job->num_rows - row, TILE_ROWS);
         Ahead ahead = ahead_of(w, job->depth * column_bytes, column_bytes, tile, num_tiles);
-        done = multiply(dtype, job, w, ahead, row, rows, start, num_tiles == 1 ? left : 1);
+        done = multiply(dtype, job, w, ahead, row, rows, start, num_tiles == 1 ? left : 1, left * PANEL);
         row += rows;
     }
     return done;
@@ -285,7 +286,7 @@ INLINE void multiply_rest(const int dtype, Job *job) {
     }
     fill_panel(dtype, at(job->weight, start * job->depth, dtype), count, job->depth, panel);
     Ahead nothing = {panel, 0};
-    for (int64_t row = 0; row < job->num_rows; row++) strip(1, 1, dtype, job, panel, nothing, row, start, count);
+    for (int64_t row = 0; row < job->num_rows; row++) multiply(dtype, job, panel, nothing, row, 1, start, 1, count);
     free(panel);
 }
 
