@@ -1,5 +1,6 @@
 """headcount's engine, step by step, as a worker: MODEL_FOLDER DTYPE QUANTIZATION NUM_THREADS."""
 
+import gc
 import sys
 import time
 from importlib.metadata import version
@@ -23,6 +24,7 @@ def main() -> None:
     wanted |= {"kv_cache_memory_bytes": KV_BYTES, "enable_prefix_cache": False}
     wanted |= {"quantization": quantization} if quantization != "none" else {}
     core = load_engine(Path(folder), with_overrides(EngineSettings(), wanted, "the worker's arguments"))
+    gc.freeze()  # as the engine's own process does when it has loaded
     serve({"headcount": version("headcount"), "torch": version("torch")}, lambda job: run(core, job))
 
 
