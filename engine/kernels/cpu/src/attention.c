@@ -23,7 +23,7 @@ INLINE int64_t scratch_size(const Attention *a) {
     return most_rows(a) * (padded_k(a) + TILE) + TILE * (padded_v(a) + a->k_head_dim + 2);
 }
 
-/* What attend_keys works with; all of it in float32. */
+/* What attend_span works with; all of it in float32. */
 typedef struct {
     float *q;                   /* [rows, padded_k], times softmax_scale */
     float *scores;              /* [rows, TILE], then the weights of the values */
