@@ -103,14 +103,21 @@ def test_a_token_gets_the_same_alone_in_a_batch_and_in_chunks(
         assert torch.equal(alone, together[start:stop])
 
 
+SHARED_LENS = {
+    "decodes": ([1] * 9, [130, 64, 71, 1, 130, 200, 190, 180, 170]),
+    "ragged": ([1, 3, 1, 40, 7, 1, 1], [600, 130, 64, 40, 71, 1, 1100]),
+    "long": ([1] * 24, [1500] * 24),
+}
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [None, 70])
-def test_a_token_gets_the_same_however_many_threads_share_the_heads(
-    window: int | None, dtype: torch.dtype, native: Native
+@pytest.mark.parametrize("lens", SHARED_LENS)
+def test_a_token_gets_the_same_however_threads_share_the_work(
+    lens: str, window: int | None, dtype: torch.dtype, native: Native
 ) -> None:
-    shape = Shape(12, 4, 64, 64, block_size=16)
-    case = make_case(shape, [1, 3, 1, 40, 7, 1, 1], [600, 130, 64, 40, 71, 1, 1100], dtype)
-    # One thread has tasks enough for all heads of few tokens to go together, 64 have not.
+    case = make_case(Shape(12, 4, 64, 64, block_size=16), *SHARED_LENS[lens], dtype)
+    # One thread has tasks enough for all heads of few tokens to go together, and splits enough to go run by run.
     few, *others = (
         attend(native(dtype, count), case, softmax_scale=0.125, sliding_window=window) for count in (1, 3, 64)
     )

@@ -9,11 +9,14 @@
  */
 #include "attention_tile.h"
 
+#define LEAST_TASKS 3 /* a thread, of the longest ones: fewer leave threads waiting for the last */
+
 typedef struct {
     const Attention *args;
     Run *runs;
     float *partials; /* of partial_size floats each */
     int64_t num_runs, num_splits, partial_size;
+    int64_t work, most_work; /* of all splits, and of the one that takes most: rows by keys */
     int failed;
 } Plan;
 
@@ -81,7 +84,8 @@ INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile,
                        int64_t num_rows, const Scratch *s, float *out) {
     const int64_t width = padded_v(a);
     if (is_in_place(kv_dtype, a, num_rows)) {
-        Rows values = {row_of(kv_dtype, a->v_cache, head, width), width, tile->heads, next->heads};
+        const int64_t *ahead = head < next->num_heads ? next->heads : NULL;
+        Rows values = {row_of(kv_dtype, a->v_cache, head, width), width, tile->heads, ahead};
         CALL_WITH_ROWS(num_rows, add_wide_product, kv_dtype, s->scores, TILE, values, tile->count, width, width, out);
     } else {
         for (int64_t j = 0; j < tile->count; j++) {
@@ -231,9 +235,17 @@ INLINE Span span_of(const Attention *a, const Run *run, int64_t split) {
     return (Span){run, max64(start, lowest), min64(start + SPLIT, last)};
 }
 
-/* What a thread likely does after the run: threads take turns. */
-INLINE Span span_after(const Plan *plan, int64_t run) {
-    return span_of(plan->args, plan->runs + min64(run + plan->args->num_threads, plan->num_runs - 1), 0);
+/* Split i of those of all runs, none where there are not so many; its run is `from` or comes after it. */
+INLINE Span nth_split(const Plan *plan, const Run *from, int64_t i) {
+    if (i >= plan->num_splits) return (Span){from, 0, 0};
+    while (i >= from->partial + from->num_splits) from++;
+    return span_of(plan->args, from, i - from->partial);
+}
+
+/* What a thread likely does after run i: threads take turns. */
+INLINE Span span_after(const Plan *plan, int64_t i) {
+    int64_t next = i + plan->args->num_threads;
+    return next < plan->num_runs ? span_of(plan->args, plan->runs + next, 0) : (Span){plan->runs, 0, 0};
 }
 
 /* A whole run, its splits one after the other. */
@@ -257,12 +269,6 @@ static void run_whole(void *context, int64_t i) {
     free(memory);
 }
 
-/* Split i of those of all runs; the run is `from` or comes after it. */
-INLINE Span nth_split(const Plan *plan, const Run *from, int64_t i) {
-    while (i >= from->partial + from->num_splits) from++;
-    return span_of(plan->args, from, i - from->partial);
-}
-
 static void run_split(void *context, int64_t i) {
     Plan *plan = context;
     const Attention *a = plan->args;
@@ -272,7 +278,7 @@ static void run_split(void *context, int64_t i) {
         return;
     }
     Span span = nth_split(plan, plan->runs, i);
-    Span later = nth_split(plan, span.run, min64(i + a->num_threads, plan->num_splits - 1));
+    Span later = nth_split(plan, span.run, i + a->num_threads);
     attend(a, span, later, scratch, partial_at(plan->partials + i * plan->partial_size, a));
     free(scratch);
 }
@@ -293,7 +299,7 @@ static void merge_run(void *context, int64_t i) {
 static void list_runs(Plan *plan, int is_together) {
     const Attention *a = plan->args;
     const int64_t size = tokens_per_run(a);
-    plan->num_runs = plan->num_splits = 0;
+    plan->num_runs = plan->num_splits = plan->work = plan->most_work = 0;
     for (int64_t seq = 0; seq < a->num_seqs; seq++) {
         int64_t first = a->cu_seqlens_q[seq], query_len = a->cu_seqlens_q[seq + 1] - first;
         int64_t context_len = a->seq_lens[seq] - query_len;
@@ -302,10 +308,14 @@ static void list_runs(Plan *plan, int is_together) {
             int64_t first_split = max64(0, position - a->window + 1) / SPLIT;
             int64_t num_splits = (position + num_tokens - 1) / SPLIT - first_split + 1;
             int64_t num_heads = is_together && num_tokens * a->num_q_heads <= most_rows(a) ? a->num_kv_heads : 1;
+            int64_t num_keys = position + num_tokens - max64(0, position - a->window + 1);
             for (int64_t head = 0; head < a->num_kv_heads; head += num_heads) {
-                plan->runs[plan->num_runs++] = (Run){seq, head, num_heads, first + start, num_tokens, position,
-                                                     first_split, num_splits, plan->num_splits};
+                Run run = {seq, head, num_heads, first + start, num_tokens, position, first_split, num_splits,
+                           plan->num_splits};
+                plan->runs[plan->num_runs++] = run;
                 plan->num_splits += num_splits;
+                plan->work += num_rows_of(a, &run) * num_keys;
+                plan->most_work = max64(plan->most_work, num_rows_of(a, &run) * min64(num_keys, SPLIT));
             }
         }
     }
@@ -339,10 +349,11 @@ EXPORT int hc_paged_attention(const Attention *a) {
     plan.runs = malloc(sizeof(Run) * (size_t)(most * a->num_kv_heads));
     if (!plan.runs) return -1;
     list_runs(&plan, 1);
-    if (plan.num_splits < TASKS_PER_THREAD * a->num_threads) list_runs(&plan, 0);
+    if (plan.work < LEAST_TASKS * a->num_threads * plan.most_work) list_runs(&plan, 0);
     /* Splits of their own where they are few: a short chunk of a long context is a task or two of many times the others'
      * length, and threads would wait for it. A long chunk has tasks enough, and its partial results would take memory. */
-    if (plan.num_splits >= 64 * a->num_threads || plan.num_splits == plan.num_runs)
+    int is_long = plan.num_splits >= 64 * a->num_threads && plan.num_runs >= LEAST_TASKS * a->num_threads;
+    if (is_long || plan.num_splits == plan.num_runs)
         run_tasks(run_whole, &plan, plan.num_runs, a->num_threads);
     else
         run_splits(&plan);

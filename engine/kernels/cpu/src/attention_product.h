@@ -29,7 +29,7 @@
 typedef vf Sums[MAX_ROWS][VECTORS];
 
 /* The second matrix: row j is the one at places[j] of those that lie `stride` numbers from one another, or row j itself
- * where places is NULL. Meanwhile the rows at ahead[j] are fetched, where that is not NULL. */
+ * where places is NULL. Meanwhile the same columns of the rows at ahead[j] are fetched, where that is not NULL. */
 typedef struct {
     const void *numbers;
     int64_t stride;
@@ -93,7 +93,7 @@ INLINE void add_product(const int rows, const int vectors, const int dtype, cons
     }
     for (int64_t j = 0; j < count; j++) {
         const void *row = at(b.numbers, (b.places ? b.places[j] : j) * b.stride, dtype);
-        if (b.ahead) __builtin_prefetch(at(b.numbers, b.ahead[j] * b.stride, dtype), 0, 2);
+        if (b.ahead) prefetch(at(b.numbers, b.ahead[j] * b.stride, dtype), vectors * VL * size_of(dtype));
         if (NUM_REGISTERS == 16 && rows < vectors)
             add_by_vector(rows, vectors, dtype, a + j, lda, row, sums);
         else

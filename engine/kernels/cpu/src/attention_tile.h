@@ -32,9 +32,9 @@ typedef struct {
 } Partial;
 
 /* Keys whose scores exist at a time, and where the run's first head of each lies: a number of heads from the cache's begin.
- * Behind the last one it is repeated. */
+ * Behind the last one it is repeated. Without keys there are no heads. */
 typedef struct {
-    int64_t count, heads[TILE];
+    int64_t count, num_heads, heads[TILE];
 } Tile;
 
 INLINE int64_t group_of(const Attention *a) { return a->num_q_heads / a->num_kv_heads; }
@@ -45,7 +45,8 @@ INLINE int64_t padded_v(const Attention *a) { return round_up(a->v_head_dim, VL)
 
 INLINE int64_t tokens_per_run(const Attention *a) { return max64(1, BLOCK_ROWS / group_of(a)); }
 
-/* Rows of a run at most: those of one KV head and as many tokens as go together, or those of all heads and one token. */
+/* Rows of a run at most: those of one KV head and as many tokens as go together, or those of all heads and one token, or
+ * of as many as fit into the same number. */
 INLINE int64_t most_rows(const Attention *a) { return max64(tokens_per_run(a) * group_of(a), a->num_q_heads); }
 
 INLINE int64_t rows_of_head(const Attention *a, const Run *run) { return run->num_tokens * group_of(a); }
@@ -68,6 +69,7 @@ INLINE Partial rows_from(const Attention *a, Partial p, int64_t row) {
 INLINE void find_tile(const Attention *a, Span span, Tile *tile) {
     const Run *run = span.run;
     tile->count = max64(0, min64(TILE, span.stop - span.start));
+    tile->num_heads = tile->count ? run->num_heads : 0;
     /* Nothing is read through it where there are no keys, and the start may be past the last block. */
     const int64_t *table = a->block_tables + run->seq * a->max_blocks + span.start / a->block_size;
     int64_t offset = span.start % a->block_size, num_heads = a->num_kv_heads, last = 0;
@@ -93,16 +95,13 @@ INLINE const void *row_of(const int dtype, const void *cache, int64_t head, int6
     return at(cache, head * head_dim, dtype);
 }
 
-/* Fetch rows [first, stop) of a tile, of the run's head number `head`. They are in no order in memory that the hardware
- * could foresee. */
+/* Fetch rows [first, stop) of a tile, of the run's head number `head`, where it has one. They are in no order in memory that
+ * the hardware could foresee. */
 INLINE void prefetch_rows(const int dtype, const void *cache, int64_t head_dim, const Tile *tile, int64_t head,
                           int64_t first, int64_t stop) {
-    const int64_t bytes = head_dim * size_of(dtype);
-    for (int64_t j = first; j < min64(stop, tile->count); j++) {
-        const char *row = (const char *)cache + (tile->heads[j] + head) * bytes;
-        __builtin_prefetch(row, 0, 2);
-        for (int64_t byte = 64; byte < bytes; byte += 64) __builtin_prefetch(row + byte, 0, 2);
-    }
+    if (head >= tile->num_heads) return;
+    for (int64_t j = first; j < min64(stop, tile->count); j++)
+        prefetch(row_of(dtype, cache, tile->heads[j] + head, head_dim), head_dim * size_of(dtype));
 }
 
 /* Widen VL keys: out[i, key] = keys[key][i], rows of out TILE apart. */

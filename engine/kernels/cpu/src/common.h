@@ -84,6 +84,12 @@ INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 /* Not 0 + x, which is no copy of x: -0 would become 0, and so compilers add. */
 INLINE vf splat(float x) { return x - (vf){0}; }
 
+/* Fetch `bytes`, one or more, from p on into a near cache. */
+INLINE void prefetch(const void *p, int64_t bytes) {
+    __builtin_prefetch(p, 0, 2);
+    for (int64_t byte = 64; byte < bytes; byte += 64) __builtin_prefetch((const char *)p + byte, 0, 2);
+}
+
 INLINE vf load(const float *p) { return *(const vf_mem *)p; }
 
 INLINE void store(float *p, vf x) { *(vf_mem *)p = x; }
