@@ -105,7 +105,7 @@ INLINE void weigh_tile(const int kv_dtype, const Attention *a, const Run *run, i
     const int64_t group = group_of(a), num_rows = rows_of_head(a, run), width = padded_v(a);
     const int is_adjusted = has_adjustments(kv_dtype, a);
     for (int64_t row = 0; row < num_rows; row++) {
-        int64_t position = run->first_position + row / group, q_head = (run->kv_head + head) * group + row % group;
+        int64_t position = run->first_position + row / group, q_head = head_of(a, run, head * num_rows + row);
         int64_t low = max64(0, position - a->window + 1 - first), high = min64(tile->count, position + 1 - first);
         float *weights = s->scores + row * TILE;
         if (low >= high) {

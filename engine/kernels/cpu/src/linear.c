@@ -236,7 +236,7 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
 #define EACH_TILE(F) F(1, 1) F(1, 2) F(1, 3) F(2, 1) F(2, 2) F(3, 1) F(4, 1) F(5, 1) F(6, 1)
 #endif
 
-typedef void (*Tile)(const void *x, const void *w, Ahead ahead, int64_t depth, float *out);
+typedef void (*TileFunction)(const void *x, const void *w, Ahead ahead, int64_t depth, float *out);
 
 /* A function for each: in one of all tiles, the compiler finds no registers for some of their sums. */
 #define DEFINE_TILE(DTYPE, R, P)                                                                                   \
@@ -246,15 +246,17 @@ typedef void (*Tile)(const void *x, const void *w, Ahead ahead, int64_t depth, f
 #define DEFINE_TILES(R, P) DEFINE_TILE(FLOAT32, R, P) DEFINE_TILE(BFLOAT16, R, P)
 EACH_TILE(DEFINE_TILES)
 
-#define NAME_TILES(R, P) [FLOAT32][R - 1][P - 1] = tile_FLOAT32_##R##_##P, [BFLOAT16][R - 1][P - 1] = tile_BFLOAT16_##R##_##P,
-static const Tile TILES[2][TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TILES)}; /* NULL: that one is not used */
+/* [dtype][rows - 1][panels - 1]; NULL: that one is not used. */
+#define NAME_TILE(DTYPE, R, P) [DTYPE][R - 1][P - 1] = tile_##DTYPE##_##R##_##P,
+#define NAME_TILES(R, P) NAME_TILE(FLOAT32, R, P) NAME_TILE(BFLOAT16, R, P)
+static const TileFunction TILES[2][TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TILES)};
 
 /* Rows [row, row + rows) of x against the first of `left` panels at w, W's rows from `start` on; how many panels were
  * done. `count` of their rows are W's, the rest is padding. */
 INLINE int64_t multiply(const int dtype, const Job *job, const void *w, Ahead ahead, int64_t row, int64_t rows,
                         int64_t start, int64_t left, int64_t count) {
     float sums[TILE_ROWS * TILE_PANELS * PANEL];
-    const Tile *tiles = TILES[dtype][rows - 1];
+    const TileFunction *tiles = TILES[dtype][rows - 1];
     int64_t panels = min64(left, TILE_PANELS);
     while (!tiles[panels - 1]) panels--;
     tiles[panels - 1](at(job->x, row * job->depth, X_DTYPE(dtype)), w, ahead, job->depth, sums);
