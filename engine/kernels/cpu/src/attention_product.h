@@ -125,12 +125,12 @@ INLINE void add_wide_product(const int rows, const int dtype, const float *a, in
  * which `width` columns are computed. */
 INLINE void add_products(const float *a, int64_t lda, const float *b, int64_t stride, int64_t num_rows, int64_t count,
                          int64_t width, float *out) {
-    for (int64_t row = 0; row < num_rows;) {
-        int64_t rows = next_rows(num_rows - row, MAX_ROWS);
+    const int64_t num_tiles = num_row_tiles(num_rows, MAX_ROWS);
+    for (int64_t tile = 0; tile < num_tiles; tile++) {
+        int64_t row = row_tile_begin(tile, num_rows, num_tiles), rows = row_tile_begin(tile + 1, num_rows, num_tiles) - row;
         Rows all = {b, stride, NULL, NULL};
         CALL_WITH_ROWS(rows, add_wide_product, FLOAT32, a + row * lda, lda, all, count, width, stride,
                        out + row * stride);
-        row += rows;
     }
 }
 

@@ -148,7 +148,7 @@ INLINE void read_scales(const uint16_t *scale, const Tile *tile, int64_t head, f
     uint16_t halves[TILE] = {0};
     for (int64_t j = 0; j < tile->count; j++) halves[j] = scale[tile->heads[j] + head];
     for (int64_t j = 0; j < TILE; j += VL)
-        store(out + j, widen_halves(__builtin_convertvector(*(const vh_mem *)(halves + j), vu)));
+        store(out + j, widen_halves(to_32_bits(*(const vh_mem *)(halves + j))));
 }
 
 /* scores [num_rows, TILE] of the tile's keys for the run's head number `head`; what stands behind them is rubbish. Meanwhile

@@ -48,11 +48,10 @@
  * takes all 16 registers, loads that the compiler moves up or shares leave none for its sums. */
 #if defined(__SSE2__) && NUM_REGISTERS == 16
 #define HOLD(x) __asm__ volatile("" : "+x"(x))
-#define HOLD_POINTER(p) __asm__ volatile("" : "+r"(p))
 #else
 #define HOLD(x) ((void)0)
-#define HOLD_POINTER(p) ((void)0)
 #endif
+#define HOLD_POINTER(p) __asm__ volatile("" : "+r"(p))
 
 typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
@@ -109,20 +108,55 @@ INLINE vf vfma(vf a, vf b, vf c) {
 
 INLINE vf choose(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
 
-INLINE vf vmax(vf a, vf b) { return choose(a > b, a, b); }
+/* a > b ? a : b, so b where one is NaN. */
+INLINE vf vmax(vf a, vf b) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (vf)_mm_max_ps((__m128)a, (__m128)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+/* a < b ? a : b, so b where one is NaN. */
+INLINE vf vmin(vf a, vf b) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+    return (vf)_mm_min_ps((__m128)a, (__m128)b);
+#else
+    return choose(a < b, a, b);
+#endif
+}
+
+/* 16 bits to 32, with zeros: GCC takes 32 bytes of them apart if it is not told how. */
+INLINE vu to_32_bits(vh x) {
+#if defined(__AVX512F__)
+    return (vu)_mm512_cvtepu16_epi32((__m256i)x);
+#else
+    return __builtin_convertvector(x, vu);
+#endif
+}
 
 /* Call task(context, i) for every i in [0, num_tasks), on up to num_threads threads; back when all are done. */
 typedef void (*Task)(void *context, int64_t i);
 HIDDEN void run_tasks(Task task, void *context, int64_t num_tasks, int num_threads);
 
-#define TASKS_PER_THREAD 4 /* a core that other programs use as well gets fewer of them done */
+/* Tasks of a thread. A core that other programs use as well gets fewer of them done, and at the end threads wait for
+ * half of one. Where each begins with what it reads from memory, many cost more than they save. */
+#define FEW_TASKS 4
+#define MANY_TASKS 16
 
-/* Into how many tasks `count` parts are shared out: as many for each thread, of at most `most` parts, but of `least`
- * where there are enough for all threads. */
-INLINE int64_t num_shares(int64_t count, int64_t least, int64_t most, int num_threads) {
-    int64_t wanted = max64((count + most - 1) / most, TASKS_PER_THREAD * num_threads);
-    int64_t shares = min64(wanted, count / least) / num_threads * num_threads;
-    return min64(count, max64(shares, num_threads));
+/* Into how many tasks `count` parts are shared out: as many for each thread (`wanted`), of at most `most` parts, but of
+ * `least` where there are enough for all threads. */
+INLINE int64_t num_shares(int64_t count, int64_t least, int64_t most, int wanted, int num_threads) {
+    int64_t shares = min64(max64((count + most - 1) / most, wanted * num_threads), count / least);
+    return min64(count, max64(shares / num_threads * num_threads, num_threads));
 }
 
 /* The first part of share i. */
@@ -160,10 +194,19 @@ INLINE vu round_to_upper(vf x) {
     return (is_nan & (bits | 0x400000u)) | (~is_nan & rounded);
 }
 
+/* To nearest even; the instruction makes 0 of what is below 2^-126. */
+INLINE vh to_bfloat16(vf x) {
+#if defined(__AVX512BF16__)
+    return (vh)_mm512_cvtneps_pbh((__m512)x);
+#else
+    return __builtin_convertvector(round_to_upper(x) >> 16, vh);
+#endif
+}
+
 INLINE vf load_vec(const void *p, int64_t idx, int dtype) {
     if (dtype == FLOAT32) return load((const float *)p + idx);
     vh half = *(const vh_mem *)((const uint16_t *)p + idx);
-    return (vf)(__builtin_convertvector(half, vu) << 16);
+    return (vf)(to_32_bits(half) << 16);
 }
 
 INLINE void store_vec(void *p, int64_t idx, vf x, int dtype) {
@@ -171,7 +214,7 @@ INLINE void store_vec(void *p, int64_t idx, vf x, int dtype) {
         store((float *)p + idx, x);
         return;
     }
-    *(vh_mem *)((uint16_t *)p + idx) = __builtin_convertvector(round_to_upper(x) >> 16, vh);
+    *(vh_mem *)((uint16_t *)p + idx) = to_bfloat16(x);
 }
 
 /* ---- 2 * VL numbers in split order ----
@@ -232,8 +275,7 @@ INLINE void narrow_row(void *dst, const float *src, float scale, int64_t width, 
  * -87.3, where float32 has no normal numbers left, it is 0. NaN stays NaN. */
 INLINE vf vexp(vf x) {
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, which then is in the low bits */
-    vf limited = choose(x < splat(-87.3f), splat(-87.3f), x);
-    limited = choose(limited > splat(88.7f), splat(88.7f), limited);
+    vf limited = vmin(splat(89.0f), vmax(splat(-87.3f), x)); /* e^89 is infinite */
     vf shifted = vfma(limited, splat(1.44269504f), splat(magic)), n = shifted - magic;
     vf f = vfma(n, splat(-0.693145752f), limited); /* ln 2 in two parts: the remainder is exact to the last bit */
     f = vfma(n, splat(-1.42860677e-6f), f);
@@ -244,11 +286,14 @@ INLINE vf vexp(vf x) {
     poly = vfma(poly, f, splat(0.5f));
     poly = vfma(poly, f, splat(1.0f));
     poly = vfma(poly, f, splat(1.0f));
+#if defined(__AVX512F__)
+    vf scaled = (vf)_mm512_scalef_ps((__m512)poly, (__m512)n);
+#else
     /* n reaches 128, an exponent that float32 lacks: half of it goes into each of two factors. */
     vi whole = (vi)shifted - 0x4b400000, half = whole >> 1;
     vf scaled = poly * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
-    vf result = choose(x > splat(88.8f), splat(INFINITY), scaled);
-    return choose(x < splat(-87.3f), splat(0), result);
+#endif
+    return (vf)((vi)scaled & ~(x < splat(-87.3f)));
 }
 
 /* ---- reductions ---- */
@@ -343,11 +388,12 @@ INLINE void transpose_block(vu rows[VL]) {
 
 /* ---- register tiles ---- */
 
-/* Rows of the next tile, of at most `most`, when `left` are left: tiles as equal as possible (8 = 4 + 4, not 6 + 2),
- * for a tile of few rows has little to do for each number that it loads. */
-INLINE int64_t next_rows(int64_t left, int64_t most) {
-    int64_t num_tiles = (left + most - 1) / most;
-    return (left + num_tiles - 1) / num_tiles;
+/* Tiles of `most` rows at most are as equal as possible (8 = 4 + 4, not 6 + 2), for a tile of few rows has little to do for
+ * each number that it loads. How many `num_rows` make up, and the first row of tile i: */
+INLINE int64_t num_row_tiles(int64_t num_rows, int64_t most) { return (num_rows + most - 1) / most; }
+
+INLINE int64_t row_tile_begin(int64_t i, int64_t num_rows, int64_t num_tiles) {
+    return i * (num_rows / num_tiles) + min64(i, num_rows % num_tiles);
 }
 
 #endif

@@ -48,11 +48,10 @@ INLINE vq load_weights(const void *p) { return (vq){*(const vi_mem *)p}; }
 
 INLINE vi dot(vi acc, vq w, Quad x) { return DOT_INSTRUCTION(acc, w.bytes, splat_int(x.bytes)); }
 
-INLINE Quad make_quad(const int8_t *x) {
-    Quad quad;
-    memcpy(&quad, x, 4);
-    return quad;
-}
+typedef int8_t quads_mem __attribute__((vector_size(VL), aligned(1), may_alias));
+
+/* VL integers in [-127, 127], four make a quad. */
+INLINE void store_quads(Quad *quads, vi x) { *(quads_mem *)quads = __builtin_convertvector(x, vb); }
 
 #else
 #define WEIGHT_OFFSET 0
@@ -91,7 +90,22 @@ INLINE vi dot(vi acc, vq w, Quad x) {
     return acc + MULTIPLY_ADD(w.even, splat_pair(x.even)) + MULTIPLY_ADD(w.odd, splat_pair(x.odd));
 }
 
-INLINE Quad make_quad(const int8_t *x) { return (Quad){{x[0], x[2]}, {x[1], x[3]}}; }
+/* Of every four lanes the second and the third change places. */
+#if VL == 16
+#define SWAP_MIDDLE(x) __builtin_shufflevector(x, x, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15)
+#elif VL == 8
+#define SWAP_MIDDLE(x) __builtin_shufflevector(x, x, 0, 2, 1, 3, 4, 6, 5, 7)
+#else
+#define SWAP_MIDDLE(x) __builtin_shufflevector(x, x, 0, 2, 1, 3)
+#endif
+
+typedef int16_t vw __attribute__((vector_size(VL * 2)));
+typedef int16_t quads_mem __attribute__((vector_size(VL * 2), aligned(2), may_alias));
+
+/* VL integers in [-127, 127], four make a quad. */
+INLINE void store_quads(Quad *quads, vi x) {
+    *(quads_mem *)quads = __builtin_convertvector(SWAP_MIDDLE(x), vw);
+}
 
 #endif
 

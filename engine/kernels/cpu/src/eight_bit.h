@@ -29,7 +29,7 @@ INLINE vf widen_byte(vu x, const int byte, const int dtype) {
 /* VL numbers in their natural order. By way of 16 bits: compilers take four times the width apart into single numbers. */
 INLINE vf load_bytes(const void *p, int64_t idx, int dtype) {
     v_bytes bytes = *(const bytes_mem *)((const uint8_t *)p + idx);
-    return widen_byte(__builtin_convertvector(__builtin_convertvector(bytes, vh), vu), 0, dtype);
+    return widen_byte(to_32_bits(__builtin_convertvector(bytes, vh)), 0, dtype);
 }
 
 INLINE float load_byte(const void *p, int64_t idx, int dtype) {

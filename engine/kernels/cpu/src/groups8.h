@@ -44,18 +44,26 @@ INLINE void load_group(const int dtype, const void *x, int64_t start, int64_t co
     for (int i = 0; i < GROUP_VECTORS; i++) numbers[i] = load(padded + i * VL);
 }
 
-/* Lane i gets x[i + width]; width is a constant. */
-INLINE vi fold(vi x, int width) {
+/* Lane i gets x[i ^ width]; width is a constant. */
+INLINE vi partner(vi x, int width) {
 #if VL == 16
-    if (width == 8) return FOLD(x, 8);
+    if (width == 8) return PARTNER(x, 8);
 #endif
 #if VL >= 8
-    if (width == 4) return FOLD(x, 4);
+    if (width == 4) return PARTNER(x, 4);
 #endif
-    return width == 2 ? FOLD(x, 2) : FOLD(x, 1);
+    return width == 2 ? PARTNER(x, 2) : PARTNER(x, 1);
 }
 
-INLINE vi larger(vi a, vi b) { return (vi)choose(a > b, (vf)a, (vf)b); }
+INLINE vi larger(vi a, vi b) {
+#if defined(__AVX512F__)
+    return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    return (vi)choose(a > b, (vf)a, (vf)b);
+#endif
+}
 
 /* The largest magnitude of a group; NaN if one of its numbers is not finite. */
 INLINE float largest_of(const vf numbers[GROUP_VECTORS]) {
@@ -64,7 +72,7 @@ INLINE float largest_of(const vf numbers[GROUP_VECTORS]) {
     UNROLL
     for (int i = 0; i < GROUP_VECTORS; i++) most = larger(most, (vi)numbers[i] & 0x7fffffff);
     UNROLL
-    for (int width = VL / 2; width; width /= 2) most = larger(most, fold(most, width));
+    for (int width = VL / 2; width; width /= 2) most = larger(most, partner(most, width));
     vf largest = (vf)most;
     return most[0] < INFINITY_BITS ? largest[0] : NAN;
 }

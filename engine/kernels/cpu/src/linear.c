@@ -6,11 +6,12 @@
  * is in a near cache for all rows of x but the first, while the next one is fetched. x is widened once. A CPU that
  * multiplies pairs of bfloat16 gets two columns at a time instead, and x as it is.
  */
+#include "ahead.h"
 #include "epilogue.h"
 #include "kernels.h"
 
 #define BLOCK_BYTES (256 * 1024)  /* of W in a task at most */
-#define AHEAD_BYTES 4096          /* W is fetched that far ahead; the hardware's prefetchers alone reach half the speed */
+#define AHEAD_BYTES 4096          /* W is fetched that far ahead */
 #define CHUNK 512                 /* rows of x at a time: bounds the scratch memory */
 #define SERIAL_WIDEN (16 * 1024)  /* numbers that are widened faster than a team of threads is woken */
 #define PANEL (2 * VL)            /* rows of W in a panel */
@@ -132,36 +133,43 @@ typedef struct {
     const void *weight; /* [end.width, depth] */
     Epilogue end;
     int64_t num_rows, depth, num_panels, num_shares;
-    int failed;
+    int num_threads, failed;
 } Job;
 
 typedef vf Sums[TILE_ROWS][2 * TILE_PANELS]; /* [rows, panels * 2]: a tile's, a vector of PANEL / 2 rows of W each */
 
-/* What a tile fetches while it multiplies: `pace` bytes behind `start` for each column that it has done. */
+/* Where a tile is in x: a pointer for every fourth row. The rows between are within reach of it by an address, so a few
+ * registers do for all of them. */
 typedef struct {
-    const char *start;
-    int64_t pace;
-} Ahead;
+    const char *fourth[(TILE_ROWS + 3) / 4];
+    int64_t row_bytes;
+} Place;
 
-INLINE void fetch_ahead(Ahead ahead, int64_t column) { __builtin_prefetch(ahead.start + column * ahead.pace, 0, 2); }
-
-/* For tile `tile` of the `num_tiles` tiles of rows that go over the same panel, of `bytes`: one alone fetches its own
- * columns, of several each fetches a part of the next panel. So memory is read while all of them multiply, and not in the
- * first one's time alone. */
-INLINE Ahead ahead_of(const void *panel, int64_t bytes, int64_t column_bytes, int64_t tile, int64_t num_tiles) {
-    const char *start = panel;
-    if (num_tiles == 1) return (Ahead){start + AHEAD_BYTES, column_bytes};
-    return (Ahead){start + bytes + tile * bytes / num_tiles, max64(1, column_bytes / num_tiles)};
+INLINE Place place_in(const int rows, const void *x, int64_t row_bytes) {
+    Place place = {.row_bytes = row_bytes};
+    UNROLL
+    for (int i = 0; i < (rows + 3) / 4; i++) place.fourth[i] = (const char *)x + 4 * i * row_bytes;
+    return place;
 }
 
-/* Column k of the panels times number k of x's rows. */
-INLINE void add_column(const int rows, const int panels, const int dtype, const void *x, const void *w, Ahead ahead,
-                       int64_t depth, int64_t k, Sums acc) {
+INLINE const char *row_at(const Place *x, const int m) { return x->fourth[m / 4] + m % 4 * x->row_bytes; }
+
+INLINE void advance(const int rows, Place *x, int64_t bytes) {
+    UNROLL
+    for (int i = 0; i < (rows + 3) / 4; i++) {
+        x->fourth[i] += bytes;
+        HOLD_POINTER(x->fourth[i]); /* or the compiler finds all rows by one pointer again */
+    }
+}
+
+/* Column k of the panels times x's numbers at a place. */
+INLINE void add_column(const int rows, const int panels, const int dtype, const Place *x, const void *w, const char *ahead,
+                       int64_t pace, int64_t depth, int64_t k, Sums acc) {
     vf column[2 * TILE_PANELS];
     UNROLL
     for (int p = 0; p < panels; p++) {
         const void *numbers = at(w, (p * depth + k) * PANEL, dtype);
-        fetch_ahead(ahead, p * depth + k);
+        fetch(ahead, pace, p * depth + k);
         column[2 * p] = load_even(numbers, 0, dtype);
         HOLD(column[2 * p]);
         HOLD_POINTER(numbers);
@@ -170,34 +178,34 @@ INLINE void add_column(const int rows, const int panels, const int dtype, const 
     }
     UNROLL
     for (int m = 0; m < rows; m++) {
-        vf number = splat(load_one(x, m * depth + k, X_DTYPE(dtype)));
+        vf number = splat(load_one(row_at(x, m), 0, X_DTYPE(dtype)));
         UNROLL
         for (int n = 0; n < 2 * panels; n++) acc[m][n] = vfma(number, column[n], acc[m][n]);
     }
 }
 
 #ifdef DOT_PAIRS
-INLINE vu splat_pair(const uint16_t *pair) {
+INLINE vu splat_pair(const void *pair) {
     uint32_t bits;
     memcpy(&bits, pair, 4);
     return bits - (vu){0};
 }
 
-/* Columns k and k + 1 of the panels times these numbers of x's rows, in bfloat16. */
-INLINE void add_pair(const int rows, const int panels, const uint16_t *x, const uint16_t *w, Ahead ahead, int64_t depth,
-                     int64_t k, Sums acc) {
+/* Columns k and k + 1 of the panels times x's numbers at a place, in bfloat16. */
+INLINE void add_pair(const int rows, const int panels, const Place *x, const uint16_t *w, const char *ahead,
+                     int64_t pace, int64_t depth, int64_t k, Sums acc) {
     vu columns[2 * TILE_PANELS];
     UNROLL
     for (int p = 0; p < panels; p++) {
         const uint16_t *numbers = w + (p * depth + k) * PANEL;
-        fetch_ahead(ahead, p * depth + k);
-        fetch_ahead(ahead, p * depth + k + 1);
+        fetch(ahead, pace, p * depth + k);
+        fetch(ahead, pace, p * depth + k + 1);
         columns[2 * p] = *(const vu_mem *)numbers;
         columns[2 * p + 1] = *(const vu_mem *)(numbers + PANEL);
     }
     UNROLL
     for (int m = 0; m < rows; m++) {
-        vu pair = splat_pair(x + m * depth + k);
+        vu pair = splat_pair(row_at(x, m));
         UNROLL
         for (int n = 0; n < 2 * panels; n++) acc[m][n] = DOT_PAIRS(acc[m][n], columns[n], pair);
     }
@@ -214,11 +222,23 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
         UNROLL
         for (int n = 0; n < 2 * panels; n++) acc[m][n] = splat(0);
     }
+    const int64_t size = size_of(X_DTYPE(dtype)), early = max64(0, depth - AHEAD_BYTES / (PANEL * size_of(dtype))) / 2 * 2;
+    Place place = place_in(rows, x, depth * size);
     int64_t k = 0;
+    for (int is_late = 0; is_late < 2; is_late++) {
+        const char *from = is_late ? ahead.late : ahead.early;
+        const int64_t stop = is_late ? depth : early;
 #ifdef DOT_PAIRS
-    for (; IS_PAIRED(dtype) && k + 2 <= depth; k += 2) add_pair(rows, panels, x, w, ahead, depth, k, acc);
+        for (; IS_PAIRED(dtype) && k + 2 <= stop; k += 2) {
+            add_pair(rows, panels, &place, w, from, ahead.pace, depth, k, acc);
+            advance(rows, &place, 2 * size);
+        }
 #endif
-    for (; k < depth; k++) add_column(rows, panels, dtype, x, w, ahead, depth, k, acc);
+        for (; k < stop; k++) {
+            add_column(rows, panels, dtype, &place, w, from, ahead.pace, depth, k, acc);
+            advance(rows, &place, size);
+        }
+    }
     UNROLL
     for (int m = 0; m < rows; m++) {
         UNROLL
@@ -251,31 +271,27 @@ EACH_TILE(DEFINE_TILES)
 #define NAME_TILES(R, P) NAME_TILE(FLOAT32, R, P) NAME_TILE(BFLOAT16, R, P)
 static const TileFunction TILES[2][TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TILES)};
 
-/* Rows [row, row + rows) of x against the first of `left` panels at w, W's rows from `start` on; how many panels were
- * done. `count` of their rows are W's, the rest is padding. */
-INLINE int64_t multiply(const int dtype, const Job *job, const void *w, Ahead ahead, int64_t row, int64_t rows,
-                        int64_t start, int64_t left, int64_t count) {
-    float sums[TILE_ROWS * TILE_PANELS * PANEL];
-    const TileFunction *tiles = TILES[dtype][rows - 1];
+/* How many of `left` panels are multiplied with all rows before the rest is: with several tiles of rows, one. */
+INLINE int64_t panels_at_once(const int dtype, int64_t num_rows, int64_t left) {
+    if (num_rows > TILE_ROWS) return 1;
     int64_t panels = min64(left, TILE_PANELS);
-    while (!tiles[panels - 1]) panels--;
-    tiles[panels - 1](at(job->x, row * job->depth, X_DTYPE(dtype)), w, ahead, job->depth, sums);
-    for (int64_t m = 0; m < rows; m++)
-        finish_row(dtype, &job->end, sums + m * panels * PANEL, row + m, start, min64(count, panels * PANEL));
+    while (!TILES[dtype][num_rows - 1][panels - 1]) panels--;
     return panels;
 }
 
-/* All rows of x against the first of `left` panels at w; how many were done. */
-INLINE int64_t all_rows(const int dtype, const Job *job, const void *w, int64_t start, int64_t left) {
-    int64_t num_tiles = (job->num_rows + TILE_ROWS - 1) / TILE_ROWS, done = 1;
-    int64_t column_bytes = PANEL * size_of(dtype), row = 0;
+/* All rows of x against the panels of a part, W's rows from `start` on; `count` of them are W's, the rest is padding. */
+INLINE void all_rows(const int dtype, const Job *job, const Part *part, int64_t start, int64_t count) {
+    float sums[TILE_ROWS * TILE_PANELS * PANEL];
+    const int64_t num_tiles = num_row_tiles(job->num_rows, TILE_ROWS), panels = part->bytes / part->panel_bytes;
     for (int64_t tile = 0; tile < num_tiles; tile++) {
-        int64_t rows = next_rows(job->num_rows - row, TILE_ROWS);
-        Ahead ahead = ahead_of(w, job->depth * column_bytes, column_bytes, tile, num_tiles);
-        done = multiply(dtype, job, w, ahead, row, rows, start, num_tiles == 1 ? left : 1, left * PANEL);
-        row += rows;
+        int64_t first = row_tile_begin(tile, job->num_rows, num_tiles);
+        int64_t rows = row_tile_begin(tile + 1, job->num_rows, num_tiles) - first;
+        const void *x = at(job->x, first * job->depth, X_DTYPE(dtype));
+        Ahead ahead = ahead_of(part, AHEAD_BYTES, tile, num_tiles);
+        TILES[dtype][rows - 1][panels - 1](x, part->begin, ahead, job->depth, sums);
+        for (int64_t m = 0; m < rows; m++)
+            finish_row(dtype, &job->end, sums + m * panels * PANEL, first + m, start, count);
     }
-    return done;
 }
 
 /* Rows of W that make up no panel, as one that is filled up with zeros. */
@@ -287,8 +303,9 @@ INLINE void multiply_rest(const int dtype, Job *job) {
         return;
     }
     fill_panel(dtype, at(job->weight, start * job->depth, dtype), count, job->depth, panel);
-    Ahead nothing = {panel, 0};
-    for (int64_t row = 0; row < job->num_rows; row++) multiply(dtype, job, panel, nothing, row, 1, start, 1, count);
+    int64_t bytes = job->depth * PANEL * size_of(dtype);
+    Part part = {panel, panel, bytes, bytes, PANEL * size_of(dtype)};
+    all_rows(dtype, job, &part, start, count);
     free(panel);
 }
 
@@ -297,11 +314,18 @@ INLINE void block(const int dtype, Job *job, int64_t i) {
         multiply_rest(dtype, job);
         return;
     }
-    int64_t first = share_begin(i, job->num_panels, job->num_shares);
+    const int64_t line = PANEL * size_of(dtype), panel_bytes = job->depth * line, turn = i + job->num_threads;
+    const char *weight = job->weight;
+    int64_t panel = share_begin(i, job->num_panels, job->num_shares);
     int64_t last = share_begin(i + 1, job->num_panels, job->num_shares);
-    for (int64_t panel = first; panel < last;) {
-        const void *w = at(job->weight, panel * PANEL * job->depth, dtype);
-        panel += all_rows(dtype, job, w, panel * PANEL, last - panel);
+    /* Threads take turns, more or less. */
+    int64_t later = turn < job->num_shares ? share_begin(turn, job->num_panels, job->num_shares) : panel;
+    while (panel < last) {
+        int64_t panels = panels_at_once(dtype, job->num_rows, last - panel), next = panel + panels;
+        Part part = {weight + panel * panel_bytes, weight + (next < last ? next : later) * panel_bytes,
+                     panels * panel_bytes, panel_bytes, line};
+        all_rows(dtype, job, &part, panel * PANEL, panels * PANEL);
+        panel = next;
     }
 }
 
@@ -343,7 +367,8 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
     int failed = 0;
     int64_t num_panels = width / PANEL, fits = BLOCK_BYTES / (PANEL * depth * size_of(dtype) + 1);
     int64_t least = num_rows <= FEW_ROWS ? TILE_PANELS : 1;
-    int64_t shares = num_shares(num_panels, least, max64(least, fits), num_threads);
+    int tasks = num_rows > TILE_ROWS ? MANY_TASKS : FEW_TASKS;
+    int64_t shares = num_shares(num_panels, least, max64(least, fits), tasks, num_threads);
     int64_t num_tasks = shares + (width % PANEL > 0);
     for (int64_t row = 0; row < num_rows; row += CHUNK) {
         int64_t rows = min64(CHUNK, num_rows - row);
@@ -360,6 +385,7 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
             .depth = depth,
             .num_panels = num_panels,
             .num_shares = shares,
+            .num_threads = num_threads,
         };
         run_tasks(dtype == FLOAT32 ? block_float32 : block_bfloat16, &job, num_tasks, num_threads);
         failed |= job.failed;

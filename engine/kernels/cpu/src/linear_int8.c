@@ -2,154 +2,108 @@
  *
  * Products are summed exactly, in 32 bits, over a group of columns; each group's sum goes, times its two scales, to a
  * float32 sum, in order. W lies in panels of VL rows, four columns at a time, so that an instruction takes four products
- * of each of VL rows. A task is a few tiles of panels: a tile comes from memory once, and is in a near cache for all rows
- * of x but the first.
+ * of each of VL rows. A few panels at a time are multiplied with all rows of x: they come from memory while those before
+ * them are at work, and are in a near cache then.
  */
+#include "ahead.h"
 #include "epilogue.h"
-#include "groups8.h"
 #include "kernels.h"
+#include "rounded8.h"
 
 #define TASK_BYTES (256 * 1024)    /* of W in a task at most */
 #define AHEAD_BYTES 2048           /* W is fetched that far ahead, in each panel */
 #define CHUNK 512                  /* rows of x at a time: bounds the scratch memory */
-#define ROUND_ROWS 8               /* rows of x that a task rounds */
-#define SERIAL_NUMBERS (16 * 1024) /* that are rounded faster than a team of threads is woken */
+#define LINE (4 * PANEL)           /* bytes of a panel's quads of the same columns */
 #if NUM_REGISTERS == 32
-#define TILE_ROWS 6
+#define TILE_ROWS 7
 #define TILE_PANELS 4
 #else
 #define TILE_ROWS 4
 #define TILE_PANELS 2
 #endif
-
-#define TILE_WIDTH (TILE_PANELS * PANEL) /* rows of W in a tile */
-
-/* ---- x ---- */
-
-/* Rows of x as integers. */
-typedef struct {
-    Quad *quads;    /* [num_rows, num_quads] */
-    float *scale;   /* [num_rows, num_groups] */
-    int32_t *start; /* [num_rows, num_groups]: what a sum begins with, so that the weights' offset is gone at its end */
-    Cut cut;
-} Rounded;
-
-typedef struct {
-    const void *x;
-    Rounded rounded;
-    int64_t num_rows;
-    int dtype;
-} Rounding;
-
-/* A group to integers; their sum, which means nothing where a number is not finite. */
-INLINE uint32_t round_group(const vf numbers[GROUP_VECTORS], float inverse, int8_t *rounded) {
-    vu sums = (vu)splat_int(0);
-    UNROLL
-    for (int i = 0; i < GROUP_VECTORS; i++) {
-        vi integers = round_vec(numbers[i] * inverse);
-        vb narrow = __builtin_convertvector(integers, vb);
-        memcpy(rounded + i * VL, &narrow, VL);
-        sums += (vu)integers;
-    }
-    UNROLL
-    for (int width = VL / 2; width; width /= 2) sums += (vu)fold((vi)sums, width);
-    return sums[0];
-}
-
-INLINE void round_row(const int dtype, const Rounding *r, int64_t row) {
-    const Rounded *out = &r->rounded;
-    Cut cut = out->cut;
-    for (int64_t group = 0; group < cut.num_groups; group++) {
-        vf numbers[GROUP_VECTORS];
-        int8_t rounded[GROUP];
-        int64_t first = group * GROUP, count = min64(GROUP, cut.depth - first), place = row * cut.num_groups + group;
-        load_group(dtype, r->x, row * cut.depth + first, count, 1, numbers);
-        float largest = largest_of(numbers);
-        uint32_t total = round_group(numbers, largest > TINY ? LARGEST / largest : 0, rounded);
-        out->scale[place] = largest / LARGEST;
-        out->start[place] = (int32_t)(0 - WEIGHT_OFFSET * total);
-        Quad *quads = out->quads + row * cut.num_quads + first / 4;
-        if (count == GROUP) {
-            UNROLL
-            for (int quad = 0; quad < GROUP / 4; quad++) quads[quad] = make_quad(rounded + 4 * quad);
-        } else {
-            for (int64_t quad = 0; quad < (count + 3) / 4; quad++) quads[quad] = make_quad(rounded + 4 * quad);
-        }
-    }
-}
-
-static void round_rows(void *context, int64_t i) {
-    const Rounding *r = context;
-    for (int64_t row = i * ROUND_ROWS; row < min64(r->num_rows, (i + 1) * ROUND_ROWS); row++) {
-        if (r->dtype == FLOAT32)
-            round_row(FLOAT32, r, row);
-        else
-            round_row(BFLOAT16, r, row);
-    }
-}
-
-/* ---- the product ---- */
+#define UNIT 2 /* panels that one task may share with no other */
+#define FEW_ROWS 3
 
 typedef struct {
     Rounded x;
     Weight weight;
     Epilogue end;
-    int64_t num_rows, num_tiles, num_shares;
-    int failed;
+    int64_t num_units, num_shares;
+    int num_threads, failed;
 } Job;
 
-/* Quads [first, last) of `rows` rows of x times those of `panels` panels. */
-INLINE void add_products(const int rows, const int panels, const Quad *x, const int8_t *w, int64_t num_quads,
-                         int64_t first, int64_t last, vi acc[TILE_ROWS][TILE_PANELS]) {
-    /* What follows the end of a panel is the next one of the same tile; it is the next tile's that is fetched. */
-    int64_t panel_bytes = num_quads * PANEL * 4;
-    int64_t ahead = AHEAD_BYTES + (first * PANEL * 4 + AHEAD_BYTES < panel_bytes ? 0 : (panels - 1) * panel_bytes);
-    for (int64_t k = first; k < last; k++) {
+/* What a tile fetches meanwhile. */
+typedef struct {
+    Ahead numbers;
+    const char *scales; /* of where the thread goes on */
+} Fetching;
+
+typedef vi Counts[TILE_ROWS][TILE_PANELS]; /* a tile's sums over a group */
+typedef vf Sums[TILE_ROWS][TILE_PANELS];
+
+/* `count` quads, from `first` on, of `panels` panels at w times `rows` rows of x. Meanwhile W is fetched from `ahead` on. */
+INLINE void add_products(const int rows, const int panels, const Quad *x, const int8_t *w, int64_t num_quads, int64_t first,
+                         int64_t count, const char *ahead, int64_t pace, Counts acc) {
+    for (int64_t k = 0; k < count; k++) {
         vq column[TILE_PANELS];
         UNROLL
         for (int n = 0; n < panels; n++) {
-            const int8_t *numbers = w + (n * num_quads + k) * PANEL * 4;
-            __builtin_prefetch(numbers + ahead, 0, 2);
-            column[n] = load_weights(numbers);
+            const int64_t line = n * num_quads + first + k;
+            fetch(ahead, pace, line);
+            column[n] = load_weights(w + line * LINE);
         }
         UNROLL
         for (int m = 0; m < rows; m++) {
-            Quad quad = x[m * num_quads + k];
+            Quad quad = x[m * GROUP_QUADS + k];
             UNROLL
             for (int n = 0; n < panels; n++) acc[m][n] = dot(acc[m][n], column[n], quad);
         }
     }
 }
 
-/* Rows [row, row + rows) of x times `panels` panels that lie one after the other (rows and panels are constants) ->
- * out [rows, panels * PANEL]. */
-INLINE void tile(const int rows, const int panels, const Rounded *x, int64_t row, Weight w, float *out) {
-    Cut cut = x->cut;
-    vf sums[TILE_ROWS][TILE_PANELS];
+/* Group `group` of a tile's rows times that of `panels` panels. */
+INLINE void add_group(const int rows, const int panels, const Rounded *x, RowTile tile, int64_t group, Weight w,
+                      const Fetching *fetching, Sums sums) {
+    const Cut cut = x->cut;
+    const int64_t place = place_of(x, tile, group), first = group * GROUP_QUADS, left = cut.num_quads - first;
+    const Quad *quads = x->quads + place * GROUP_QUADS;
+    const int32_t *start = x->start + place;
+    const float *x_scale = x->scale + place;
+    const Ahead *ahead = &fetching->numbers;
+    const char *from = left * LINE > AHEAD_BYTES ? ahead->early : ahead->late;
+    const int64_t scale_bytes = panels * PANEL * 2;
+    prefetch(fetching->scales + group * scale_bytes, scale_bytes);
+    Counts acc;
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int n = 0; n < panels; n++) acc[m][n] = splat_int(start[m]);
+    }
+    if (left >= GROUP_QUADS)
+        add_products(rows, panels, quads, w.numbers, cut.num_quads, first, GROUP_QUADS, from, ahead->pace, acc);
+    else
+        add_products(rows, panels, quads, w.numbers, cut.num_quads, first, left, from, ahead->pace, acc);
+    UNROLL
+    for (int n = 0; n < panels; n++) {
+        vf scale = load_vec(w.scale, (n * cut.num_groups + group) * PANEL, BFLOAT16);
+        UNROLL
+        for (int m = 0; m < rows; m++)
+            sums[m][n] = vfma(x_scale[m] * scale, __builtin_convertvector(acc[m][n], vf), sums[m][n]);
+    }
+}
+
+/* A tile's rows of x (`rows` of them) times `panels` panels that lie one after the other (both constants) -> out [rows,
+ * panels * PANEL]. */
+INLINE void panel_tile(const int rows, const int panels, const Rounded *x, int64_t first, Weight w,
+                       const Fetching *fetching, float *out) {
+    const RowTile tile = {first, rows};
+    Sums sums;
     UNROLL
     for (int m = 0; m < rows; m++) {
         UNROLL
         for (int n = 0; n < panels; n++) sums[m][n] = splat(0);
     }
-    for (int64_t group = 0; group < cut.num_groups; group++) {
-        vi acc[TILE_ROWS][TILE_PANELS];
-        int64_t place = row * cut.num_groups + group, first = group * (GROUP / 4);
-        UNROLL
-        for (int m = 0; m < rows; m++) {
-            UNROLL
-            for (int n = 0; n < panels; n++) acc[m][n] = splat_int(x->start[place + m * cut.num_groups]);
-        }
-        add_products(rows, panels, x->quads + row * cut.num_quads, w.numbers, cut.num_quads, first,
-                     min64(first + GROUP / 4, cut.num_quads), acc);
-        UNROLL
-        for (int n = 0; n < panels; n++) {
-            vf scale = load_vec(w.scale, (n * cut.num_groups + group) * PANEL, BFLOAT16);
-            UNROLL
-            for (int m = 0; m < rows; m++)
-                sums[m][n] = vfma(x->scale[place + m * cut.num_groups] * scale, __builtin_convertvector(acc[m][n], vf),
-                                  sums[m][n]);
-        }
-    }
+    for (int64_t group = 0; group < x->cut.num_groups; group++) add_group(rows, panels, x, tile, group, w, fetching, sums);
     UNROLL
     for (int m = 0; m < rows; m++) {
         UNROLL
@@ -157,33 +111,46 @@ INLINE void tile(const int rows, const int panels, const Rounded *x, int64_t row
     }
 }
 
-/* `rows` and `panels` are constants; `count` columns of them are W's, the rest is padding. */
-INLINE void strip(const int rows, const int panels, const int dtype, const Job *job, Weight w, int64_t row,
-                  int64_t start, int64_t count) {
-    float sums[TILE_ROWS * TILE_PANELS * PANEL];
-    tile(rows, panels, &job->x, row, w, sums);
-    for (int m = 0; m < rows; m++) finish_row(dtype, &job->end, sums + m * panels * PANEL, row + m, start, count);
-}
-
-#if TILE_ROWS == 6
-#define CASES CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+/* Sums over a group and sums of groups share the registers. Few rows go with several panels at once. */
+#if NUM_REGISTERS == 32
+#define EACH_TILE(F)                                                                                        \
+    F(1, 1) F(1, 2) F(1, 4) F(2, 1) F(2, 2) F(2, 4) F(3, 1) F(3, 2) F(3, 4) F(4, 1) F(4, 2) F(5, 1) F(5, 2) \
+    F(6, 1) F(6, 2) F(7, 1) F(7, 2)
 #else
-#define CASES CASE(1) CASE(2) CASE(3) CASE(4)
+#define EACH_TILE(F) F(1, 1) F(1, 2) F(2, 1) F(2, 2) F(3, 1) F(3, 2) F(4, 1) F(4, 2)
 #endif
 
-/* All rows of x against `panels` (a constant) panels at w, W's rows from `start` on, `count` of them. */
-INLINE void all_rows(const int panels, const int dtype, const Job *job, Weight w, int64_t start, int64_t count) {
-    for (int64_t row = 0; row < job->num_rows;) {
-        int64_t rows = next_rows(job->num_rows - row, TILE_ROWS);
-        switch (rows) {
-#define CASE(R)                                                     \
-        case R:                                                     \
-            strip(R, panels, dtype, job, w, row, start, count);     \
-            break;
-            CASES
-#undef CASE
-        }
-        row += rows;
+typedef void (*TileFunction)(const Rounded *x, int64_t first, Weight w, const Fetching *fetching, float *out);
+
+#define DEFINE_TILE(R, P)                                                                                          \
+    NOINLINE void tile_##R##_##P(const Rounded *x, int64_t first, Weight w, const Fetching *fetching, float *out) { \
+        panel_tile(R, P, x, first, w, fetching, out);                                                              \
+    }
+EACH_TILE(DEFINE_TILE)
+
+/* [rows - 1][panels - 1]; NULL: that one is not used. */
+#define NAME_TILE(R, P) [R - 1][P - 1] = tile_##R##_##P,
+static const TileFunction TILES[TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TILE)};
+
+/* How many of `left` panels are multiplied with all rows before the rest is. */
+INLINE int64_t panels_at_once(const Rounded *x, int64_t left) {
+    int64_t panels = min64(left, TILE_PANELS);
+    while (!TILES[row_tile(x, 0).count - 1][panels - 1]) panels--;
+    return panels;
+}
+
+/* All rows of x against `panels` panels at w, W's rows from `start` on, `count` of them; the thread goes on at `next`. */
+INLINE void all_rows(const int dtype, const Job *job, Weight w, Weight next, int64_t panels, int64_t start,
+                     int64_t count) {
+    float sums[TILE_ROWS * TILE_PANELS * PANEL];
+    const int64_t panel_bytes = job->x.cut.num_quads * LINE;
+    const Part part = {(const char *)w.numbers, (const char *)next.numbers, panels * panel_bytes, panel_bytes, LINE};
+    for (int64_t i = 0; i < job->x.num_tiles; i++) {
+        const RowTile tile = row_tile(&job->x, i);
+        const Fetching fetching = {ahead_of(&part, AHEAD_BYTES, i, job->x.num_tiles), (const char *)next.scale};
+        TILES[tile.count - 1][panels - 1](&job->x, tile.first, w, &fetching, sums);
+        for (int64_t m = 0; m < tile.count; m++)
+            finish_row(dtype, &job->end, sums + m * panels * PANEL, tile.first + m, start, count);
     }
 }
 
@@ -196,7 +163,8 @@ INLINE void rest(const int dtype, Job *job) {
         return;
     }
     arrange(rows_from(job->weight, start, job->x.cut), count, job->x.cut, panel);
-    all_rows(1, dtype, job, panel_in(panel, job->x.cut), start, count);
+    Weight w = panel_in(panel, job->x.cut);
+    all_rows(dtype, job, w, w, 1, start, count);
     free(panel);
 }
 
@@ -205,27 +173,24 @@ INLINE void block(const int dtype, Job *job, int64_t i) {
         rest(dtype, job);
         return;
     }
-    int64_t row = share_begin(i, job->num_tiles, job->num_shares) * TILE_WIDTH;
-    int64_t end = share_begin(i + 1, job->num_tiles, job->num_shares) * TILE_WIDTH;
-    int64_t last = min64(end, job->end.width / PANEL * PANEL);
-    for (; row + TILE_WIDTH <= last; row += TILE_WIDTH)
-        all_rows(TILE_PANELS, dtype, job, rows_from(job->weight, row, job->x.cut), row, TILE_WIDTH);
-    for (; row < last; row += PANEL) all_rows(1, dtype, job, rows_from(job->weight, row, job->x.cut), row, PANEL);
+    const Cut cut = job->x.cut;
+    const int64_t turn = i + job->num_threads;
+    int64_t panel = share_begin(i, job->num_units, job->num_shares) * UNIT;
+    int64_t last = min64(job->end.width / PANEL, share_begin(i + 1, job->num_units, job->num_shares) * UNIT);
+    /* Threads take turns, more or less. */
+    int64_t later = turn < job->num_shares ? share_begin(turn, job->num_units, job->num_shares) * UNIT : panel;
+    while (panel < last) {
+        int64_t panels = panels_at_once(&job->x, last - panel), next = panel + panels;
+        Weight w = rows_from(job->weight, panel * PANEL, cut);
+        Weight goes_on = rows_from(job->weight, (next < last ? next : later) * PANEL, cut);
+        all_rows(dtype, job, w, goes_on, panels, panel * PANEL, panels * PANEL);
+        panel = next;
+    }
 }
 
 static void block_float32(void *job, int64_t i) { block(FLOAT32, job, i); }
 
 static void block_bfloat16(void *job, int64_t i) { block(BFLOAT16, job, i); }
-
-/* Room for `num_rows` rows as integers, to be freed by their quads; these are NULL where there is no memory. */
-static Rounded make_room(int64_t num_rows, int64_t depth) {
-    Rounded room = {.cut = cut_of(depth)};
-    size_t places = (size_t)(num_rows * room.cut.num_groups), quads = (size_t)(num_rows * room.cut.num_quads);
-    room.quads = malloc(quads * sizeof(Quad) + places * (sizeof(float) + sizeof(int32_t)) + 1);
-    room.scale = (float *)(room.quads + quads);
-    room.start = (int32_t *)(room.scale + places);
-    return room;
-}
 
 /* All tensors are contiguous, and of `dtype` where nothing else is said.
  *
@@ -243,21 +208,22 @@ EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const 
     Rounded room = make_room(min64(num_rows, CHUNK), depth);
     if (!room.quads) return -1;
     int failed = 0;
-    int64_t num_tiles = (width / PANEL + TILE_PANELS - 1) / TILE_PANELS;
-    int64_t fits = TASK_BYTES / (TILE_WIDTH * room.cut.num_quads * 4 + 1);
-    int64_t shares = num_shares(num_tiles, 1, max64(1, fits), num_threads), num_tasks = shares + (width % PANEL > 0);
+    int64_t num_units = (width / PANEL + UNIT - 1) / UNIT, fits = TASK_BYTES / (UNIT * room.cut.num_quads * LINE + 1);
+    int64_t least = num_rows <= FEW_ROWS ? TILE_PANELS / UNIT : 1;
+    int tasks = num_rows > TILE_ROWS ? MANY_TASKS : FEW_TASKS;
+    int64_t shares = num_shares(num_units, least, max64(least, fits), tasks, num_threads);
+    int64_t num_tasks = shares + (width % PANEL > 0);
     for (int64_t row = 0; row < num_rows; row += CHUNK) {
-        int64_t rows = min64(CHUNK, num_rows - row);
-        Rounding rounding = {at(x, row * depth, dtype), room, rows, dtype};
-        run_tasks(round_rows, &rounding, (rows + ROUND_ROWS - 1) / ROUND_ROWS,
-                  rows * depth > SERIAL_NUMBERS ? num_threads : 1);
+        room.num_rows = min64(CHUNK, num_rows - row);
+        room.num_tiles = num_row_tiles(room.num_rows, TILE_ROWS);
+        round_rows(dtype, at(x, row * depth, dtype), &room, num_threads);
         Job job = {
             .x = room,
             .weight = {weight, scale},
             .end = {bias, residual ? at(residual, row * width, dtype) : NULL, at_mut(y, row * width, dtype), width},
-            .num_rows = rows,
-            .num_tiles = num_tiles,
+            .num_units = num_units,
             .num_shares = shares,
+            .num_threads = num_threads,
         };
         run_tasks(dtype == FLOAT32 ? block_float32 : block_bfloat16, &job, num_tasks, num_threads);
         failed |= job.failed;
