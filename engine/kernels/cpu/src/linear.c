@@ -11,7 +11,6 @@
 #include "kernels.h"
 
 #define BLOCK_BYTES (256 * 1024)  /* of W in a task at most */
-#define AHEAD_BYTES 4096          /* W is fetched that far ahead */
 #define CHUNK 512                 /* rows of x at a time: bounds the scratch memory */
 #define SERIAL_WIDEN (16 * 1024)  /* numbers that are widened faster than a team of threads is woken */
 #define PANEL (2 * VL)            /* rows of W in a panel */
@@ -222,7 +221,8 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
         UNROLL
         for (int n = 0; n < 2 * panels; n++) acc[m][n] = splat(0);
     }
-    const int64_t size = size_of(X_DTYPE(dtype)), early = max64(0, depth - AHEAD_BYTES / (PANEL * size_of(dtype))) / 2 * 2;
+    const int64_t size = size_of(X_DTYPE(dtype)), line = PANEL * size_of(dtype);
+    const int64_t early = max64(0, depth - ahead.distance / line) / 2 * 2;
     Place place = place_in(rows, x, depth * size);
     int64_t k = 0;
     for (int is_late = 0; is_late < 2; is_late++) {
@@ -248,10 +248,11 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
 
 /* Few rows go with several panels at once: each sum waits for its last product, and the others fill the time. */
 #define FEW_ROWS 3
+#define FEW_PANELS 3
 #if NUM_REGISTERS == 32
 #define EACH_TILE(F)                                                                        \
-    F(1, 1) F(1, 2) F(1, 4) F(2, 1) F(2, 2) F(2, 4) F(3, 1) F(3, 2) F(3, 4) F(4, 1) F(4, 2) \
-    F(5, 1) F(5, 2) F(6, 1) F(6, 2) F(7, 1) F(8, 1) F(9, 1) F(10, 1) F(11, 1) F(12, 1)
+    F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(2, 1) F(2, 2) F(2, 3) F(2, 4) F(3, 1) F(3, 2) F(3, 3) \
+    F(3, 4) F(4, 1) F(4, 2) F(5, 1) F(5, 2) F(6, 1) F(6, 2) F(7, 1) F(8, 1) F(9, 1) F(10, 1) F(11, 1) F(12, 1)
 #else
 #define EACH_TILE(F) F(1, 1) F(1, 2) F(1, 3) F(2, 1) F(2, 2) F(3, 1) F(4, 1) F(5, 1) F(6, 1)
 #endif
@@ -274,7 +275,7 @@ static const TileFunction TILES[2][TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TIL
 /* How many of `left` panels are multiplied with all rows before the rest is: with several tiles of rows, one. */
 INLINE int64_t panels_at_once(const int dtype, int64_t num_rows, int64_t left) {
     if (num_rows > TILE_ROWS) return 1;
-    int64_t panels = min64(left, TILE_PANELS);
+    int64_t panels = equal_part(left, TILE_PANELS);
     while (!TILES[dtype][num_rows - 1][panels - 1]) panels--;
     return panels;
 }
@@ -287,7 +288,7 @@ INLINE void all_rows(const int dtype, const Job *job, const Part *part, int64_t 
         int64_t first = row_tile_begin(tile, job->num_rows, num_tiles);
         int64_t rows = row_tile_begin(tile + 1, job->num_rows, num_tiles) - first;
         const void *x = at(job->x, first * job->depth, X_DTYPE(dtype));
-        Ahead ahead = ahead_of(part, AHEAD_BYTES, tile, num_tiles);
+        Ahead ahead = ahead_of(part, tile, num_tiles);
         TILES[dtype][rows - 1][panels - 1](x, part->begin, ahead, job->depth, sums);
         for (int64_t m = 0; m < rows; m++)
             finish_row(dtype, &job->end, sums + m * panels * PANEL, first + m, start, count);
@@ -366,7 +367,7 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
     }
     int failed = 0;
     int64_t num_panels = width / PANEL, fits = BLOCK_BYTES / (PANEL * depth * size_of(dtype) + 1);
-    int64_t least = num_rows <= FEW_ROWS ? TILE_PANELS : 1;
+    int64_t least = num_rows <= FEW_ROWS ? FEW_PANELS : 1;
     int tasks = num_rows > TILE_ROWS ? MANY_TASKS : FEW_TASKS;
     int64_t shares = num_shares(num_panels, least, max64(least, fits), tasks, num_threads);
     int64_t num_tasks = shares + (width % PANEL > 0);

@@ -11,7 +11,6 @@
 #include "rounded8.h"
 
 #define TASK_BYTES (256 * 1024)    /* of W in a task at most */
-#define AHEAD_BYTES 2048           /* W is fetched that far ahead, in each panel */
 #define CHUNK 512                  /* rows of x at a time: bounds the scratch memory */
 #define LINE (4 * PANEL)           /* bytes of a panel's quads of the same columns */
 #if NUM_REGISTERS == 32
@@ -70,7 +69,7 @@ INLINE void add_group(const int rows, const int panels, const Rounded *x, RowTil
     const int32_t *start = x->start + place;
     const float *x_scale = x->scale + place;
     const Ahead *ahead = &fetching->numbers;
-    const char *from = left * LINE > AHEAD_BYTES ? ahead->early : ahead->late;
+    const char *from = left * LINE > ahead->distance ? ahead->early : ahead->late;
     const int64_t scale_bytes = panels * PANEL * 2;
     prefetch(fetching->scales + group * scale_bytes, scale_bytes);
     Counts acc;
@@ -113,9 +112,9 @@ INLINE void panel_tile(const int rows, const int panels, const Rounded *x, int64
 
 /* Sums over a group and sums of groups share the registers. Few rows go with several panels at once. */
 #if NUM_REGISTERS == 32
-#define EACH_TILE(F)                                                                                        \
-    F(1, 1) F(1, 2) F(1, 4) F(2, 1) F(2, 2) F(2, 4) F(3, 1) F(3, 2) F(3, 4) F(4, 1) F(4, 2) F(5, 1) F(5, 2) \
-    F(6, 1) F(6, 2) F(7, 1) F(7, 2)
+#define EACH_TILE(F)                                                                                \
+    F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(2, 1) F(2, 2) F(2, 3) F(2, 4) F(3, 1) F(3, 2) F(3, 3) F(3, 4) \
+    F(4, 1) F(4, 2) F(5, 1) F(5, 2) F(6, 1) F(6, 2) F(7, 1) F(7, 2)
 #else
 #define EACH_TILE(F) F(1, 1) F(1, 2) F(2, 1) F(2, 2) F(3, 1) F(3, 2) F(4, 1) F(4, 2)
 #endif
@@ -134,7 +133,7 @@ static const TileFunction TILES[TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TILE)}
 
 /* How many of `left` panels are multiplied with all rows before the rest is. */
 INLINE int64_t panels_at_once(const Rounded *x, int64_t left) {
-    int64_t panels = min64(left, TILE_PANELS);
+    int64_t panels = equal_part(left, TILE_PANELS);
     while (!TILES[row_tile(x, 0).count - 1][panels - 1]) panels--;
     return panels;
 }
@@ -147,7 +146,7 @@ INLINE void all_rows(const int dtype, const Job *job, Weight w, Weight next, int
     const Part part = {(const char *)w.numbers, (const char *)next.numbers, panels * panel_bytes, panel_bytes, LINE};
     for (int64_t i = 0; i < job->x.num_tiles; i++) {
         const RowTile tile = row_tile(&job->x, i);
-        const Fetching fetching = {ahead_of(&part, AHEAD_BYTES, i, job->x.num_tiles), (const char *)next.scale};
+        const Fetching fetching = {ahead_of(&part, i, job->x.num_tiles), (const char *)next.scale};
         TILES[tile.count - 1][panels - 1](&job->x, tile.first, w, &fetching, sums);
         for (int64_t m = 0; m < tile.count; m++)
             finish_row(dtype, &job->end, sums + m * panels * PANEL, tile.first + m, start, count);
