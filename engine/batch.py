@@ -6,6 +6,7 @@ sequence prefills, continues a chunk or decodes. A pending token, sampled by the
 """
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -92,9 +93,10 @@ def build_arrays(batch: ScheduledBatch, block_size: int, sampled_rows: Mapping[s
     items = batch.scheduled
     query_lens = [item.num_scheduled_tokens for item in items]
     context_lens = np.array([item.num_computed_tokens for item in items], dtype=np.int64)
-    cu_seqlens_q = np.concatenate(([0], np.cumsum(query_lens, dtype=np.int64)))
+    cu_seqlens_q = np.array([*accumulate(query_lens, initial=0)], dtype=np.int64)
     input_ids = np.array([token_id for item in items for token_id in _token_ids(item)], dtype=np.int64)
-    previous_ids = np.roll(input_ids, 1)
+    previous_ids = np.empty_like(input_ids)
+    previous_ids[1:] = input_ids[:-1]
     previous_ids[cu_seqlens_q[:-1]] = [_token_before(item) for item in items]
     seq_of_token = np.repeat(np.arange(len(items)), query_lens)
     positions = np.arange(cu_seqlens_q[-1]) - cu_seqlens_q[seq_of_token] + context_lens[seq_of_token]

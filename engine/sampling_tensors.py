@@ -1,11 +1,13 @@
 """What the rows of a step ask of the sampler: lists to tensors, all in one copy, so that sampling waits for no value.
 
-A row's newest token may be pending (engine/batch.py): draws need only its position, penalties take it on the device.
+A row's newest token may be pending (engine/batch.py): draws need only its position, penalties take it on the device. What
+no row asks for costs a step nothing: most rows ask for little.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from engine.kernels import sampling
 from engine.request import Request, SamplingParams
-from engine.token_masks import MaskArrays, TokenMasks
+from engine.token_masks import MaskArrays, TokenMasks, is_masked
 from engine.transfers import Array, to_device
 
 
@@ -113,31 +115,49 @@ def build_sampling(
         pending: holds the newest token of every request that has one pending.
         fitting: see MaskArrays.
     """
-    penalized = [(row, request) for row, request in enumerate(requests) if _has_penalty(request.sampling_params)]
-    history = _History([request for _, request in penalized], pending)
-    masks = MaskArrays(requests, eos_token_ids, vocab_size, pending.rows, fitting)
-    groups: list[list[Array]] = [
-        [_ints(hidden_rows), _ints(r for r, request in enumerate(requests) if _wants_logprobs(request))],
-        _draws(requests, vocab_size, is_truncated=False),
-        _draws(requests, vocab_size, is_truncated=True),
-        _biased(requests),
-        masks.arrays,
-        history.arrays,
+    device = pending.token_ids.device
+    parts = [
+        _Part("hidden_rows", [_ints(hidden_rows)], _only),
+        *_logprob_rows(requests),
+        *_draws(requests, vocab_size),
+        *_biased(requests),
+        *_masks(requests, eos_token_ids, vocab_size, pending, fitting),
+        *_penalized(requests, pending),
     ]
-    tensors = iter(to_device([array for group in groups for array in group], pending.token_ids.device))
-    (rows, logprob_rows), plain, truncated, biased, masked, seen = ([next(tensors) for _ in g] for g in groups)
+    tensors = iter(to_device([array for part in parts for array in part.arrays], device))
+    found = {part.field: part.on_device([next(tensors) for _ in part.arrays]) for part in parts}
+    return _nothing(vocab_size, device)._replace(pending_token_ids=pending.token_ids, **found)
+
+
+class _Part(NamedTuple):
+    """What some rows ask for.
+
+    Attributes:
+        field: of SamplingTensors.
+        arrays: that go to the device.
+        on_device: what the field becomes, of their tensors.
+    """
+
+    field: str
+    arrays: list[Array]
+    on_device: Callable[[list[Tensor]], Any]
+
+
+@functools.cache
+def _nothing(vocab_size: int, device: torch.device) -> SamplingTensors:
+    """What no row asks for anything of: every field without rows."""
+    ints, floats = torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, dtype=torch.float64, device=device)
+    draws = Draws(ints, floats, floats, floats, floats, ints)
+    masks = MaskArrays([], [], vocab_size, {}, {})
     return SamplingTensors(
-        hidden_rows=rows,
-        plain=Draws(*plain),
-        truncated=Draws(*truncated),
-        penalized=[
-            PenalizedRow(row, request.sampling_params, *token_ids)
-            for (row, request), token_ids in zip(penalized, history.split(seen), strict=True)
-        ],
-        biased=(biased[0], biased[1], biased[2]),
-        masks=masks.on_device(masked),
-        pending_token_ids=pending.token_ids,
-        logprob_rows=logprob_rows,
+        hidden_rows=ints,
+        plain=draws,
+        truncated=draws,
+        penalized=[],
+        biased=(ints, ints, floats),
+        masks=masks.on_device(to_device(masks.arrays, device)),
+        pending_token_ids=ints,
+        logprob_rows=ints,
     )
 
 
@@ -166,13 +186,37 @@ class _History:
         return [(next(parts), next(parts)) for _ in self._lengths]
 
 
-def _draws(requests: Sequence[Request], vocab_size: int, *, is_truncated: bool) -> list[Array]:
-    """Fields of Draws. Whether a row is truncated depends on the row alone, never on its neighbours."""
-    drawn = [
-        (row, request, request.sampling_params)
-        for row, request in enumerate(requests)
-        if request.sampling_params.temperature > 0 and _truncates(request.sampling_params) == is_truncated
+def _penalized(requests: Sequence[Request], pending: Pending) -> list[_Part]:
+    rows = [(row, request) for row, request in enumerate(requests) if _has_penalty(request.sampling_params)]
+    if not rows:
+        return []
+    history = _History([request for _, request in rows], pending)
+
+    def on_device(tensors: list[Tensor]) -> list[PenalizedRow]:
+        return [
+            PenalizedRow(row, request.sampling_params, *token_ids)
+            for (row, request), token_ids in zip(rows, history.split(tensors), strict=True)
+        ]
+
+    return [_Part("penalized", history.arrays, on_device)]
+
+
+def _draws(requests: Sequence[Request], vocab_size: int) -> list[_Part]:
+    """Whether a row is truncated depends on the row alone, never on its neighbours."""
+    fields: dict[str, list[tuple[int, Request]]] = {"plain": [], "truncated": []}
+    for row, request in enumerate(requests):
+        if request.sampling_params.temperature > 0:
+            fields["truncated" if _truncates(request.sampling_params) else "plain"].append((row, request))
+    return [
+        _Part(field, _draw_arrays(rows, vocab_size), lambda tensors: Draws(*tensors))
+        for field, rows in fields.items()
+        if rows
     ]
+
+
+def _draw_arrays(rows: list[tuple[int, Request]], vocab_size: int) -> list[Array]:
+    """Fields of Draws."""
+    drawn = [(row, request, request.sampling_params) for row, request in rows]
     return [
         _ints(row for row, _, _ in drawn),
         _floats(sampling.uniform(params.seed or 0, request.num_output_tokens) for _, request, params in drawn),
@@ -183,14 +227,36 @@ def _draws(requests: Sequence[Request], vocab_size: int, *, is_truncated: bool) 
     ]
 
 
-def _biased(requests: Sequence[Request]) -> list[Array]:
+def _biased(requests: Sequence[Request]) -> list[_Part]:
     found = [
         (row, token_id, bias)
         for row, request in enumerate(requests)
         for token_id, bias in request.sampling_params.logit_bias.items()
     ]
-    biases = _floats(bias for _, _, bias in found)
-    return [_ints(row for row, _, _ in found), _ints(token_id for _, token_id, _ in found), biases]
+    rows, token_ids = _ints(row for row, _, _ in found), _ints(token_id for _, token_id, _ in found)
+    return [_Part("biased", [rows, token_ids, _floats(bias for _, _, bias in found)], tuple)] if found else []
+
+
+def _masks(
+    requests: Sequence[Request],
+    eos_token_ids: Sequence[int],
+    vocab_size: int,
+    pending: Pending,
+    fitting: Mapping[str, Array],
+) -> list[_Part]:
+    if not any(is_masked(request, fitting) for request in requests):
+        return []
+    masks = MaskArrays(requests, eos_token_ids, vocab_size, pending.rows, fitting)
+    return [_Part("masks", masks.arrays, masks.on_device)]
+
+
+def _logprob_rows(requests: Sequence[Request]) -> list[_Part]:
+    rows = [row for row, request in enumerate(requests) if request.sampling_params.logprobs is not None]
+    return [_Part("logprob_rows", [_ints(rows)], _only)] if rows else []
+
+
+def _only(tensors: list[Tensor]) -> Tensor:
+    return tensors[0]
 
 
 def _ints(numbers: Iterable[int]) -> Array:
@@ -207,7 +273,3 @@ def _truncates(params: SamplingParams) -> bool:
 
 def _has_penalty(params: SamplingParams) -> bool:
     return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
-
-
-def _wants_logprobs(request: Request) -> bool:
-    return request.sampling_params.logprobs is not None

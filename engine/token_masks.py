@@ -84,6 +84,13 @@ class MaskArrays:
         )
 
 
+def is_masked(request: Request, fitting: Mapping[str, Array]) -> bool:
+    """Whether anything must not come out of a request's row."""
+    params = request.sampling_params
+    is_short = request.num_output_tokens < params.min_tokens
+    return is_short or bool(params.allowed_token_ids or params.bad_words_token_ids) or request.request_id in fitting
+
+
 def apply_masks(logits: Tensor, masks: TokenMasks, pending_token_ids: Tensor) -> None:
     """Rule tokens out, in place; rows without a mask cost nothing.
 
