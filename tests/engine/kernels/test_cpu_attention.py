@@ -8,9 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoints.cache import cache_folder
 from engine.kernels import cpu
 from kvcache.storage import LayerCache
 from tests.engine.attention.naive_attention import Case, Shape, make_case, naive_attention
+from tests.engine.kernels.emulation import emulated_pairs
 from tests.engine.kernels.rounding import DTYPES, FLOAT32_EPS, assert_within, output_eps, sum_eps
 
 Native = Callable[..., cpu.CpuKernels]
@@ -59,6 +61,14 @@ def test_heads_and_windows(
 def test_head_dims(k_head_dim: int, v_head_dim: int, dtype: torch.dtype, native: Native) -> None:
     shape = Shape(6, 2, k_head_dim, v_head_dim, block_size=16)
     check(native(dtype), make_case(shape, *RAGGED, dtype), k_head_dim**-0.5)
+
+
+@pytest.mark.parametrize("k_head_dim", [2, 7, 16, 64, 80, 192])
+def test_scores_of_pairs(k_head_dim: int, native: Native) -> None:
+    """As AVX512-BF16 multiplies queries and keys, on any CPU; an odd number of dimensions is widened as elsewhere."""
+    shape = Shape(6, 2, k_head_dim, 32, block_size=16)
+    with emulated_pairs(cache_folder() / "kernels"):
+        check(native(torch.bfloat16), make_case(shape, *RAGGED, torch.bfloat16), k_head_dim**-0.5, window=70)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

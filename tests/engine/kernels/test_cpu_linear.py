@@ -3,8 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,31 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from checkpoints.cache import cache_folder
-from engine.kernels import build, cpu
-from engine.kernels.build import build_best, load_library
+from engine.kernels import cpu
+from engine.kernels.build import load_library
 from engine.kernels.cpu.library import native_level
-from engine.kernels.levels import wanted_levels
-from tests.engine.kernels.conftest import forget_library
+from tests.engine.kernels.emulation import emulated_pairs
 from tests.engine.kernels.rounding import DTYPES, assert_within, output_eps, sum_eps
 
 Native = Callable[[torch.dtype], cpu.CpuKernels]
-
-EMULATION = (
-    "-DDOT_PAIRS(acc, w, x)="
-    "vfma((vf)((w) << 16), (vf)((x) << 16), vfma((vf)((w) & 0xffff0000u), (vf)((x) & 0xffff0000u), acc))"
-)
-"""What the instruction vdpbf16ps does with normal numbers, in the order of its sums, on any CPU."""
-
-
-@contextmanager
-def emulated_pairs(folder: Path) -> Iterator[None]:
-    """Kernels that multiply pairs of columns, whatever this CPU has; compiled here, so that a failure is one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "COMPILE", (*build.COMPILE, EMULATION))
-        build_best(folder, wanted_levels())
-        forget_library()
-        yield
-    forget_library()
 
 
 @pytest.fixture(params=["columns", "pairs"])

@@ -54,16 +54,25 @@ INLINE int64_t token_of(const Attention *a, const Run *run, int64_t row) {
     return run->first_token + row % rows_of_head(a, run) / group_of(a);
 }
 
-/* q's heads in the order of the run's rows, widened and scaled. */
-INLINE void read_queries(const int dtype, const Attention *a, const Run *run, float *q) {
+/* q's heads in the order of the run's rows: as they are where pairs are multiplied, else widened and scaled. */
+INLINE void read_queries(const int dtype, const int kv_dtype, const Attention *a, const Run *run, float *q) {
     const int64_t num_rows = num_rows_of(a, run), width = a->k_head_dim;
     const float scale = a->softmax_scale;
     for (int64_t row = 0; row < num_rows; row++) {
-        int64_t place = token_of(a, run, row) * a->q_stride + head_of(a, run, row) * width;
+        const void *from = at(a->q, token_of(a, run, row) * a->q_stride + head_of(a, run, row) * width, dtype);
+        if (is_scored_in_pairs(kv_dtype, a)) {
+            memcpy((uint16_t *)q + row * width, from, sizeof(uint16_t) * (size_t)width);
+            continue;
+        }
         float *wide = q + row * padded_k(a);
-        widen_row(wide, at(a->q, place, dtype), width, dtype);
+        widen_row(wide, from, width, dtype);
         for (int64_t i = 0; i < width; i++) wide[i] *= scale;
     }
+}
+
+/* The first of them for the run's row `row`. */
+INLINE const void *query_at(const int kv_dtype, const Attention *a, const float *q, int64_t row) {
+    return is_scored_in_pairs(kv_dtype, a) ? (const void *)((const uint16_t *)q + row * a->k_head_dim) : q + row * padded_k(a);
 }
 
 /* A value in float32: in split order, or in quarter order where it has 8 bits. */
@@ -127,7 +136,8 @@ INLINE void weigh_tile(const int kv_dtype, const Attention *a, const Run *run, i
 INLINE void attend_tile(const int kv_dtype, const Attention *a, const Run *run, int64_t first, const Tile *tile,
                         const Tile *next, int64_t head, const Scratch *s, Partial out) {
     const int64_t num_rows = rows_of_head(a, run);
-    score_tile(kv_dtype, a, s->q + head * num_rows * padded_k(a), num_rows, tile, next, head, s->transposed, s->scores);
+    const void *q = query_at(kv_dtype, a, s->q, head * num_rows);
+    score_tile(kv_dtype, a, q, num_rows, tile, next, head, s->transposed, s->scores);
     if (is_eight_bit(kv_dtype)) {
         read_scales(a->k_scale, tile, head, s->k_scales);
         read_scales(a->v_scale, tile, head, s->v_scales);
@@ -143,9 +153,9 @@ INLINE void attend_span(const int kv_dtype, const Attention *a, Span span, Span 
     const int64_t num_rows = num_rows_of(a, run);
     const Scratch s = lay_out(memory, a);
     if (a->dtype == FLOAT32)
-        read_queries(FLOAT32, a, run, s.q);
+        read_queries(FLOAT32, kv_dtype, a, run, s.q);
     else
-        read_queries(BFLOAT16, a, run, s.q);
+        read_queries(BFLOAT16, kv_dtype, a, run, s.q);
     for (int64_t row = 0; row < num_rows; row++) {
         out.max[row] = -INFINITY;
         out.sum[row] = 0;

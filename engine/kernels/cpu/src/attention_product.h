@@ -2,7 +2,7 @@
 #ifndef HEADCOUNT_ATTENTION_PRODUCT_H
 #define HEADCOUNT_ATTENTION_PRODUCT_H
 
-#include "common.h"
+#include "pairs.h"
 
 /* The register tile: rows and, in each, vectors at most. */
 #define MAX_ROWS 6
@@ -131,6 +131,59 @@ INLINE void add_products(const float *a, int64_t lda, const float *b, int64_t st
         Rows all = {b, stride, NULL, NULL};
         CALL_WITH_ROWS(rows, add_wide_product, FLOAT32, a + row * lda, lda, all, count, width, stride,
                        out + row * stride);
+    }
+}
+
+/* out[m, :] = scale * the sum over i of q[m, pair i] * keys[i, :], for `rows` and `vectors` (constants).
+ *
+ *   q     [rows, 2 * num_pairs] bfloat16, rows 2 * num_pairs apart
+ *   keys  [num_pairs, vectors * VL] pairs of bfloat16, rows ldk apart
+ *   out   [rows, vectors * VL], rows ldk apart
+ */
+INLINE void multiply_pairs(const int rows, const int vectors, const uint16_t *q, const vu_mem *keys, int64_t num_pairs,
+                           int64_t ldk, float scale, float *out) {
+    Sums sums;
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int c = 0; c < vectors; c++) sums[m][c] = splat(0);
+    }
+    for (int64_t i = 0; i < num_pairs; i++) {
+        vu columns[VECTORS];
+        UNROLL
+        for (int c = 0; c < vectors; c++) columns[c] = keys[i * ldk / VL + c];
+        UNROLL
+        for (int m = 0; m < rows; m++) {
+            vu pair = splat_pair(q + 2 * (m * num_pairs + i));
+            UNROLL
+            for (int c = 0; c < vectors; c++) sums[m][c] = DOT_PAIRS(sums[m][c], columns[c], pair);
+        }
+    }
+    UNROLL
+    for (int m = 0; m < rows; m++) {
+        UNROLL
+        for (int c = 0; c < vectors; c++) store(out + m * ldk + c * VL, sums[m][c] * scale);
+    }
+}
+
+/* The same for any number of vectors. */
+INLINE void multiply_wide_pairs(const int rows, const uint16_t *q, const vu_mem *keys, int64_t num_pairs, int64_t ldk,
+                                int64_t num_vectors, float scale, float *out) {
+    const int vectors = TILE_VECTORS(rows);
+    int64_t c = 0;
+    for (; c + vectors <= num_vectors; c += vectors)
+        multiply_pairs(rows, vectors, q, keys + c, num_pairs, ldk, scale, out + c * VL);
+    for (; c < num_vectors; c++) multiply_pairs(rows, 1, q, keys + c, num_pairs, ldk, scale, out + c * VL);
+}
+
+/* And for any number of rows. */
+INLINE void multiply_all_pairs(const uint16_t *q, const vu_mem *keys, int64_t num_rows, int64_t num_pairs, int64_t ldk,
+                               int64_t num_vectors, float scale, float *out) {
+    const int64_t num_tiles = num_row_tiles(num_rows, MAX_ROWS);
+    for (int64_t tile = 0; tile < num_tiles; tile++) {
+        int64_t row = row_tile_begin(tile, num_rows, num_tiles), rows = row_tile_begin(tile + 1, num_rows, num_tiles) - row;
+        CALL_WITH_ROWS(rows, multiply_wide_pairs, q + 2 * row * num_pairs, keys, num_pairs, ldk, num_vectors, scale,
+                       out + row * ldk);
     }
 }
 

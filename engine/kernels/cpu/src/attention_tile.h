@@ -143,6 +143,25 @@ INLINE void transpose_keys(const int dtype, const void *const keys[VL], int64_t 
     }
 }
 
+/* Whether keys and queries are multiplied as they are, two numbers at a time: out of the same cache always or never. */
+INLINE int is_scored_in_pairs(const int dtype, const Attention *a) { return IS_PAIRED(dtype) && a->k_head_dim % 2 == 0; }
+
+/* VL keys of bfloat16: out[i, key] = numbers 2 i and 2 i + 1 of keys[key], rows of out TILE pairs apart. */
+INLINE void transpose_pairs(const void *const keys[VL], int64_t num_pairs, vu_mem *out) {
+    vu block[VL];
+    int64_t i = 0;
+    for (; i + VL <= num_pairs; i += VL) {
+        UNROLL
+        for (int n = 0; n < VL; n++) block[n] = *(const vu_mem *)at(keys[n], 2 * i, BFLOAT16);
+        transpose_block(block);
+        UNROLL
+        for (int n = 0; n < VL; n++) out[(i + n) * TILE / VL] = block[n];
+    }
+    for (; i < num_pairs; i++) {
+        for (int n = 0; n < VL; n++) memcpy((char *)(out + i * TILE / VL) + 4 * n, at(keys[n], 2 * i, BFLOAT16), 4);
+    }
+}
+
 /* The scales of a tile's keys or values for the run's head number `head`; 0 behind them. */
 INLINE void read_scales(const uint16_t *scale, const Tile *tile, int64_t head, float *out) {
     uint16_t halves[TILE] = {0};
@@ -151,20 +170,29 @@ INLINE void read_scales(const uint16_t *scale, const Tile *tile, int64_t head, f
         store(out + j, widen_halves(to_32_bits(*(const vh_mem *)(halves + j))));
 }
 
-/* scores [num_rows, TILE] of the tile's keys for the run's head number `head`; what stands behind them is rubbish. Meanwhile
- * the next tile's are fetched, bit by bit: a core has two dozen lines under way at most, and waits when there are more. */
-INLINE void score_tile(const int dtype, const Attention *a, const float *q, int64_t num_rows, const Tile *tile,
+/* scores [num_rows, TILE] of the tile's keys for the run's head number `head`; what stands behind them is rubbish. `q` is
+ * what read_queries makes. Meanwhile the next tile's keys are fetched, bit by bit: a core has two dozen lines under way at
+ * most, and waits when there are more. */
+INLINE void score_tile(const int dtype, const Attention *a, const void *q, int64_t num_rows, const Tile *tile,
                        const Tile *next, int64_t head, float *transposed, float *scores) {
-    const int64_t width = round_up(tile->count, VL);
+    const int64_t width = round_up(tile->count, VL), depth = a->k_head_dim;
+    const int is_paired = is_scored_in_pairs(dtype, a);
     for (int64_t j = 0; j < width; j += VL) {
         const void *keys[VL];
-        for (int n = 0; n < VL; n++) keys[n] = row_of(dtype, a->k_cache, tile->heads[j + n] + head, a->k_head_dim);
-        prefetch_rows(dtype, a->k_cache, a->k_head_dim, next, head, j, j + VL);
-        transpose_keys(dtype, keys, a->k_head_dim, transposed + j);
+        for (int n = 0; n < VL; n++) keys[n] = row_of(dtype, a->k_cache, tile->heads[j + n] + head, depth);
+        prefetch_rows(dtype, a->k_cache, depth, next, head, j, j + VL);
+        if (is_paired)
+            transpose_pairs(keys, depth / 2, (vu_mem *)(transposed + j));
+        else
+            transpose_keys(dtype, keys, depth, transposed + j);
     }
-    prefetch_rows(dtype, a->k_cache, a->k_head_dim, next, head, width, TILE);
+    prefetch_rows(dtype, a->k_cache, depth, next, head, width, TILE);
+    if (is_paired) {
+        multiply_all_pairs(q, (const vu_mem *)transposed, num_rows, depth / 2, TILE, width / VL, a->softmax_scale, scores);
+        return;
+    }
     memset(scores, 0, sizeof(float) * (size_t)(num_rows * TILE));
-    add_products(q, padded_k(a), transposed, TILE, num_rows, a->k_head_dim, width, scores);
+    add_products(q, padded_k(a), transposed, TILE, num_rows, depth, width, scores);
 }
 
 /* tanh to a few units in the last place: Lambert's continued fraction where 1 - 2 / (e^2x + 1) would cancel. */

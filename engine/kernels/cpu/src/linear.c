@@ -9,6 +9,7 @@
 #include "ahead.h"
 #include "epilogue.h"
 #include "kernels.h"
+#include "pairs.h"
 
 #define BLOCK_BYTES (256 * 1024)  /* of W in a task at most */
 #define CHUNK 512                 /* rows of x at a time: bounds the scratch memory */
@@ -24,18 +25,7 @@
 
 /* ---- packing ---- */
 
-/* DOT_PAIRS(acc, w, x): acc[lane] += w[2 lane] * x[2 lane] + w[2 lane + 1] * x[2 lane + 1] of bfloat16, where that is an
- * instruction. Defined from outside it stands for one that the CPU lacks, as the tests do. */
-#if !defined(DOT_PAIRS) && defined(__AVX512BF16__)
-#define DOT_PAIRS(acc, w, x) (vf)_mm512_dpbf16_ps((__m512)(acc), (__m512bh)(w), (__m512bh)(x))
-#endif
-
-/* Whether two columns are multiplied at once, and then x's format (else it is widened). */
-#ifdef DOT_PAIRS
-#define IS_PAIRED(dtype) ((dtype) == BFLOAT16)
-#else
-#define IS_PAIRED(dtype) 0
-#endif
+/* x's format: where columns are not multiplied in pairs it is widened. */
 #define X_DTYPE(dtype) (IS_PAIRED(dtype) ? BFLOAT16 : FLOAT32)
 
 /* Where number k of row c of a whole panel stands. A panel is a column of PANEL numbers after the other; in one of
@@ -183,13 +173,6 @@ INLINE void add_column(const int rows, const int panels, const int dtype, const 
     }
 }
 
-#ifdef DOT_PAIRS
-INLINE vu splat_pair(const void *pair) {
-    uint32_t bits;
-    memcpy(&bits, pair, 4);
-    return bits - (vu){0};
-}
-
 /* Columns k and k + 1 of the panels times x's numbers at a place, in bfloat16. */
 INLINE void add_pair(const int rows, const int panels, const Place *x, const uint16_t *w, const char *ahead,
                      int64_t pace, int64_t depth, int64_t k, Sums acc) {
@@ -209,7 +192,6 @@ INLINE void add_pair(const int rows, const int panels, const Place *x, const uin
         for (int n = 0; n < 2 * panels; n++) acc[m][n] = DOT_PAIRS(acc[m][n], columns[n], pair);
     }
 }
-#endif
 
 /* `rows` rows of x times `panels` panels that lie one after the other (both constants) -> out [rows, panels * PANEL].
  * Each number is summed over k in order. */
@@ -228,12 +210,10 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
     for (int is_late = 0; is_late < 2; is_late++) {
         const char *from = is_late ? ahead.late : ahead.early;
         const int64_t stop = is_late ? depth : early;
-#ifdef DOT_PAIRS
         for (; IS_PAIRED(dtype) && k + 2 <= stop; k += 2) {
             add_pair(rows, panels, &place, w, from, ahead.pace, depth, k, acc);
             advance(rows, &place, 2 * size);
         }
-#endif
         for (; k < stop; k++) {
             add_column(rows, panels, dtype, &place, w, from, ahead.pace, depth, k, acc);
             advance(rows, &place, size);
