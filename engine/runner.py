@@ -115,7 +115,9 @@ class Runner:
         wanted = build_sampling(
             requests, hidden_rows, self._eos_token_ids, self._decoder.vocab_size, self._pending, fitting=fitting
         )
-        logits = self._decoder.logits(hidden[wanted.hidden_rows])
+        # Where each token is the newest of its sequence, as in a step that only decodes, the rows are these.
+        newest = hidden if len(items) == len(hidden) else hidden[wanted.hidden_rows]
+        logits = self._decoder.logits(newest)
         num_tops = [request.sampling_params.logprobs for request in requests]
         reported = [(item, num_top) for item, num_top in zip(items, num_tops, strict=True) if num_top is not None]
         if not reported:

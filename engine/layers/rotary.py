@@ -21,9 +21,10 @@ class Rotary:
         positions = torch.arange(num_positions, dtype=torch.float32)
         angles = torch.outer(positions, inverse_frequencies(spec, num_positions))
         table_dtype = torch.promote_types(dtype, torch.float32)
-        self._cos = (angles.cos() * spec.attention_factor).to(device, table_dtype)
-        self._sin = (angles.sin() * spec.attention_factor).to(device, table_dtype)
+        cos_and_sin = torch.stack([angles.cos(), angles.sin()]) * spec.attention_factor
+        self._table = cos_and_sin.to(device, table_dtype)
 
     def lookup(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cos and sin, each [num_tokens, rotary_dim / 2], for positions [num_tokens]."""
-        return self._cos[positions], self._sin[positions]
+        cos, sin = self._table.index_select(1, positions)
+        return cos, sin
