@@ -112,12 +112,17 @@ class Runner:
             return self._pending.token_ids[:0], []
         requests = [batch.scheduled[item].request for item in items]
         fitting = self._grammars.masks(requests)  # now that the device is busy
+        # Every row has a token of its own: as many tokens as rows, as in a step that only decodes, are the rows in order.
+        in_order = len(items) == len(hidden)
         wanted = build_sampling(
-            requests, hidden_rows, self._eos_token_ids, self._decoder.vocab_size, self._pending, fitting=fitting
+            requests,
+            [] if in_order else hidden_rows,
+            self._eos_token_ids,
+            self._decoder.vocab_size,
+            self._pending,
+            fitting=fitting,
         )
-        # Where each token is the newest of its sequence, as in a step that only decodes, the rows are these.
-        newest = hidden if len(items) == len(hidden) else hidden[wanted.hidden_rows]
-        logits = self._decoder.logits(newest)
+        logits = self._decoder.logits(hidden if in_order else hidden[wanted.hidden_rows])
         num_tops = [request.sampling_params.logprobs for request in requests]
         reported = [(item, num_top) for item, num_top in zip(items, num_tops, strict=True) if num_top is not None]
         if not reported:

@@ -59,7 +59,7 @@ class SamplingTensors(NamedTuple):
     """One step's sampling on the device.
 
     Attributes:
-        hidden_rows: [num_rows] int64, where among the step's tokens each row's newest one is.
+        hidden_rows: [num_rows] int64, where among the step's tokens each row's newest one is; empty where that is not asked.
         plain: rows drawn from the whole distribution.
         truncated: rows drawn from a part of it.
         penalized: rows with penalties.
@@ -72,7 +72,7 @@ class SamplingTensors(NamedTuple):
     hidden_rows: Tensor
     plain: Draws
     truncated: Draws
-    penalized: list[PenalizedRow]
+    penalized: Sequence[PenalizedRow]
     biased: tuple[Tensor, Tensor, Tensor]
     masks: TokenMasks
     pending_token_ids: Tensor
@@ -117,8 +117,8 @@ def build_sampling(
     """
     device = pending.token_ids.device
     parts = [
-        _Part("hidden_rows", [_ints(hidden_rows)], _only),
-        *_logprob_rows(requests),
+        *_rows("hidden_rows", hidden_rows),
+        *_rows("logprob_rows", [row for row, request in enumerate(requests) if _wants_logprobs(request)]),
         *_draws(requests, vocab_size),
         *_biased(requests),
         *_masks(requests, eos_token_ids, vocab_size, pending, fitting),
@@ -145,7 +145,7 @@ class _Part(NamedTuple):
 
 @functools.cache
 def _nothing(vocab_size: int, device: torch.device) -> SamplingTensors:
-    """What no row asks for anything of: every field without rows."""
+    """What a step is sampled with of which no row asks for anything."""
     ints, floats = torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, dtype=torch.float64, device=device)
     draws = Draws(ints, floats, floats, floats, floats, ints)
     masks = MaskArrays([], [], vocab_size, {}, {})
@@ -153,7 +153,7 @@ def _nothing(vocab_size: int, device: torch.device) -> SamplingTensors:
         hidden_rows=ints,
         plain=draws,
         truncated=draws,
-        penalized=[],
+        penalized=(),
         biased=(ints, ints, floats),
         masks=masks.on_device(to_device(masks.arrays, device)),
         pending_token_ids=ints,
@@ -216,14 +216,14 @@ def _draws(requests: Sequence[Request], vocab_size: int) -> list[_Part]:
 
 def _draw_arrays(rows: list[tuple[int, Request]], vocab_size: int) -> list[Array]:
     """Fields of Draws."""
-    drawn = [(row, request, request.sampling_params) for row, request in rows]
+    params = [request.sampling_params for _, request in rows]
     return [
-        _ints(row for row, _, _ in drawn),
-        _floats(sampling.uniform(params.seed or 0, request.num_output_tokens) for _, request, params in drawn),
-        _floats(params.temperature for _, _, params in drawn),
-        _floats(params.top_p for _, _, params in drawn),
-        _floats(params.min_p for _, _, params in drawn),
-        _ints(params.top_k if params.top_k > 0 else vocab_size for _, _, params in drawn),
+        _ints(row for row, _ in rows),
+        _floats(sampling.uniform(r.sampling_params.seed or 0, r.num_output_tokens) for _, r in rows),
+        _floats(each.temperature for each in params),
+        _floats(each.top_p for each in params),
+        _floats(each.min_p for each in params),
+        _ints(each.top_k if each.top_k > 0 else vocab_size for each in params),
     ]
 
 
@@ -250,9 +250,8 @@ def _masks(
     return [_Part("masks", masks.arrays, masks.on_device)]
 
 
-def _logprob_rows(requests: Sequence[Request]) -> list[_Part]:
-    rows = [row for row, request in enumerate(requests) if request.sampling_params.logprobs is not None]
-    return [_Part("logprob_rows", [_ints(rows)], _only)] if rows else []
+def _rows(field: str, rows: Sequence[int]) -> list[_Part]:
+    return [_Part(field, [_ints(rows)], _only)] if rows else []
 
 
 def _only(tensors: list[Tensor]) -> Tensor:
@@ -273,3 +272,7 @@ def _truncates(params: SamplingParams) -> bool:
 
 def _has_penalty(params: SamplingParams) -> bool:
     return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
+
+
+def _wants_logprobs(request: Request) -> bool:
+    return request.sampling_params.logprobs is not None

@@ -85,7 +85,7 @@ class MaskArrays:
 
 
 def is_masked(request: Request, fitting: Mapping[str, Array]) -> bool:
-    """Whether anything must not come out of a request's row."""
+    """Whether a request's row may have any of the masks: without one, MaskArrays has nothing for it."""
     params = request.sampling_params
     is_short = request.num_output_tokens < params.min_tokens
     return is_short or bool(params.allowed_token_ids or params.bad_words_token_ids) or request.request_id in fitting

@@ -102,8 +102,16 @@ def test_ragged_batches(dtype: torch.dtype, native: Native) -> None:
 def test_a_token_gets_the_same_alone_in_a_batch_and_in_chunks(
     window: int | None, dtype: torch.dtype, native: Native
 ) -> None:
-    kernels, shape = native(dtype), Shape(6, 2, 64, 64, block_size=16)
-    whole = make_case(shape, [1100], [1100], dtype)
+    assert_same_in_chunks(native(dtype), dtype, window)
+
+
+def test_scores_of_pairs_are_the_same_alone_and_in_chunks(native: Native) -> None:
+    with emulated_pairs(cache_folder() / "kernels"):
+        assert_same_in_chunks(native(torch.bfloat16), torch.bfloat16, window=100)
+
+
+def assert_same_in_chunks(kernels: cpu.CpuKernels, dtype: torch.dtype, window: int | None) -> None:
+    whole = make_case(Shape(6, 2, 64, 64, block_size=16), [1100], [1100], dtype)
     together = attend(kernels, whole, softmax_scale=0.125, sliding_window=window)
     for start, stop in ((0, 1), (63, 64), (511, 530), (1000, 1013), (1099, 1100)):
         part = whole._replace(

@@ -114,9 +114,10 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Native)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_threads_do_not_change_the_result(dtype: torch.dtype, native: Native) -> None:
+@pytest.mark.parametrize("num_rows", [1, 3, 40])
+def test_threads_do_not_change_the_result(num_rows: int, dtype: torch.dtype, native: Native) -> None:
     first = native(dtype)
-    x, weight = torch.randn(40, 576).to(dtype), packed(first, quantize_weight(torch.randn(500, 576)), 576)
+    x, weight = torch.randn(num_rows, 576).to(dtype), packed(first, quantize_weight(torch.randn(500, 576)), 576)
     expected = first.linear_int8(x, *weight)
     for count in (1, 2, 3, 8):
         kernels = cpu.CpuKernels(dtype, num_threads=count)

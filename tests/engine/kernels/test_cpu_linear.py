@@ -111,14 +111,23 @@ def test_every_matrix_of_a_stack_is_packed(dtype: torch.dtype, native: Native) -
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_threads_do_not_change_the_result(dtype: torch.dtype, native: Native) -> None:
+@pytest.mark.parametrize("num_rows", [1, 3, 9])
+def test_threads_do_not_change_the_result(num_rows: int, dtype: torch.dtype, native: Native) -> None:
     expected_of = native(dtype)
-    x, weight = torch.randn(9, 576).to(dtype), packed(expected_of, torch.randn(500, 576).to(dtype))
+    x, weight = torch.randn(num_rows, 576).to(dtype), packed(expected_of, torch.randn(500, 576).to(dtype))
     expected = expected_of.linear(x, weight)
     for count in (1, 2, 3, 8, 2):
         kernels = cpu.CpuKernels(dtype, num_threads=count)
         for _ in range(20):
             assert torch.equal(kernels.linear(x, weight), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", [1, 40])
+def test_nothing_to_sum_up_is_the_bias(num_rows: int, dtype: torch.dtype, native: Native) -> None:
+    bias = torch.randn(70).to(dtype)
+    out = native(dtype).linear(torch.empty(num_rows, 0, dtype=dtype), torch.empty(70, 0, dtype=dtype), bias)
+    assert torch.equal(out, bias.expand(num_rows, -1))
 
 
 def test_callers_on_several_threads_get_their_own_results(native: Native) -> None:

@@ -12,7 +12,7 @@ import pytest
 from engine.kernels import build
 from engine.kernels.build import build_library
 from engine.kernels.levels import VARIABLE, Level, supported_levels
-from tests.engine.kernels.test_cpu_linear import EMULATION
+from tests.engine.kernels.emulation import EMULATION
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[2]

@@ -7,18 +7,18 @@
 
 #define AHEAD_BYTES 8192 /* of a weight that are under way, shared by the panels of a tile */
 
-/* For each line of its panels that a tile has done, it fetches the byte that lies `pace` times as far behind `early`; or
- * behind `late`, when the line is one of the last `distance` bytes of its panel. */
+/* With its line number n a tile fetches `early + n * pace`; with the lines that make up the last `distance` bytes of a panel
+ * `late + n * pace`. */
 typedef struct {
     const char *early, *late;
     int64_t pace, distance;
 } Ahead;
 
-/* What of a weight is multiplied with all rows before the rest is: `bytes` of panels, one after the other, of `panel_bytes`
- * in lines of `line_bytes`; and where the thread goes on. */
+/* What of a weight is multiplied with all rows before the rest is: panels one after the other, in lines, of which a tile
+ * takes those of `step_bytes` at a time; and where the thread goes on. */
 typedef struct {
     const char *begin, *next;
-    int64_t bytes, panel_bytes, line_bytes;
+    int64_t panels, panel_bytes, line_bytes, step_bytes;
 } Part;
 
 /* For tile `tile` of the `num_tiles` tiles of rows that go over the same part. One alone fetches its own lines, and at the
@@ -26,17 +26,11 @@ typedef struct {
  * while all of them multiply, and not in the first one's time alone. */
 INLINE Ahead ahead_of(const Part *part, int64_t tile, int64_t num_tiles) {
     if (num_tiles == 1) {
-        int64_t distance = AHEAD_BYTES * part->panel_bytes / part->bytes;
+        int64_t most = min64(AHEAD_BYTES / part->panels, part->panel_bytes), distance = most - most % part->step_bytes;
         return (Ahead){part->begin + distance, part->next + distance - part->panel_bytes, part->line_bytes, distance};
     }
-    const char *share = part->next + tile * part->bytes / num_tiles;
+    const char *share = part->next + tile * part->panels * part->panel_bytes / num_tiles;
     return (Ahead){share, share, (part->line_bytes + num_tiles - 1) / num_tiles, 0};
-}
-
-/* How many of `left` panels to multiply at once, `most` at most: as equal parts as possible. */
-INLINE int64_t equal_part(int64_t left, int64_t most) {
-    int64_t num_parts = (left + most - 1) / most;
-    return (left + num_parts - 1) / num_parts;
 }
 
 INLINE void fetch(const char *from, int64_t pace, int64_t line) { __builtin_prefetch(from + line * pace, 0, 2); }

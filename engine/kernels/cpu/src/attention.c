@@ -26,7 +26,8 @@ INLINE int64_t scratch_size(const Attention *a) {
     return most_rows(a) * (padded_k(a) + TILE) + TILE * (padded_v(a) + a->k_head_dim + 2);
 }
 
-/* What attend_span works with; all of it in float32. */
+/* What attend_span works with. Where scores are products of pairs, queries and keys are bfloat16 as they were: q [rows,
+ * k_head_dim], and transposed [k_head_dim / 2, TILE] pairs. */
 typedef struct {
     float *q;                   /* [rows, padded_k], times softmax_scale */
     float *scores;              /* [rows, TILE], then the weights of the values */
@@ -70,9 +71,10 @@ INLINE void read_queries(const int dtype, const int kv_dtype, const Attention *a
     }
 }
 
-/* The first of them for the run's row `row`. */
+/* Of what read_queries has made, the run's row `row`. */
 INLINE const void *query_at(const int kv_dtype, const Attention *a, const float *q, int64_t row) {
-    return is_scored_in_pairs(kv_dtype, a) ? (const void *)((const uint16_t *)q + row * a->k_head_dim) : q + row * padded_k(a);
+    if (is_scored_in_pairs(kv_dtype, a)) return (const uint16_t *)q + row * a->k_head_dim;
+    return q + row * padded_k(a);
 }
 
 /* A value in float32: in split order, or in quarter order where it has 8 bits. */

@@ -126,11 +126,11 @@ INLINE void add_wide_product(const int rows, const int dtype, const float *a, in
 INLINE void add_products(const float *a, int64_t lda, const float *b, int64_t stride, int64_t num_rows, int64_t count,
                          int64_t width, float *out) {
     const int64_t num_tiles = num_row_tiles(num_rows, MAX_ROWS);
-    for (int64_t tile = 0; tile < num_tiles; tile++) {
-        int64_t row = row_tile_begin(tile, num_rows, num_tiles), rows = row_tile_begin(tile + 1, num_rows, num_tiles) - row;
+    for (int64_t i = 0; i < num_tiles; i++) {
+        const RowTile tile = row_tile(i, num_rows, num_tiles);
         Rows all = {b, stride, NULL, NULL};
-        CALL_WITH_ROWS(rows, add_wide_product, FLOAT32, a + row * lda, lda, all, count, width, stride,
-                       out + row * stride);
+        CALL_WITH_ROWS(tile.count, add_wide_product, FLOAT32, a + tile.first * lda, lda, all, count, width, stride,
+                       out + tile.first * stride);
     }
 }
 
@@ -180,10 +180,10 @@ INLINE void multiply_wide_pairs(const int rows, const uint16_t *q, const vu_mem 
 INLINE void multiply_all_pairs(const uint16_t *q, const vu_mem *keys, int64_t num_rows, int64_t num_pairs, int64_t ldk,
                                int64_t num_vectors, float scale, float *out) {
     const int64_t num_tiles = num_row_tiles(num_rows, MAX_ROWS);
-    for (int64_t tile = 0; tile < num_tiles; tile++) {
-        int64_t row = row_tile_begin(tile, num_rows, num_tiles), rows = row_tile_begin(tile + 1, num_rows, num_tiles) - row;
-        CALL_WITH_ROWS(rows, multiply_wide_pairs, q + 2 * row * num_pairs, keys, num_pairs, ldk, num_vectors, scale,
-                       out + row * ldk);
+    for (int64_t i = 0; i < num_tiles; i++) {
+        const RowTile tile = row_tile(i, num_rows, num_tiles);
+        CALL_WITH_ROWS(tile.count, multiply_wide_pairs, q + 2 * tile.first * num_pairs, keys, num_pairs, ldk, num_vectors,
+                       scale, out + tile.first * ldk);
     }
 }
 

@@ -48,10 +48,14 @@
  * takes all 16 registers, loads that the compiler moves up or shares leave none for its sums. */
 #if defined(__SSE2__) && NUM_REGISTERS == 16
 #define HOLD(x) __asm__ volatile("" : "+x"(x))
+#define HOLD_POINTER(p) __asm__ volatile("" : "+r"(p))
 #else
 #define HOLD(x) ((void)0)
+#define HOLD_POINTER(p) ((void)0)
 #endif
-#define HOLD_POINTER(p) __asm__ volatile("" : "+r"(p))
+
+/* FORGET(p): from here on the compiler does not know how the pointer came about. */
+#define FORGET(p) __asm__ volatile("" : "+r"(p))
 
 typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
@@ -147,21 +151,6 @@ INLINE vu to_32_bits(vh x) {
 typedef void (*Task)(void *context, int64_t i);
 HIDDEN void run_tasks(Task task, void *context, int64_t num_tasks, int num_threads);
 
-/* Tasks of a thread. A core that other programs use as well gets fewer of them done, and at the end threads wait for
- * half of one. Where each begins with what it reads from memory, many cost more than they save. */
-#define FEW_TASKS 4
-#define MANY_TASKS 16
-
-/* Into how many tasks `count` parts are shared out: as many for each thread (`wanted`), of at most `most` parts, but of
- * `least` where there are enough for all threads. */
-INLINE int64_t num_shares(int64_t count, int64_t least, int64_t most, int wanted, int num_threads) {
-    int64_t shares = min64(max64((count + most - 1) / most, wanted * num_threads), count / least);
-    return min64(count, max64(shares / num_threads * num_threads, num_threads));
-}
-
-/* The first part of share i. */
-INLINE int64_t share_begin(int64_t i, int64_t count, int64_t num_shares) { return i * count / num_shares; }
-
 /* ---- one number ---- */
 
 INLINE float load_one(const void *p, int64_t idx, int dtype) {
@@ -194,7 +183,8 @@ INLINE vu round_to_upper(vf x) {
     return (is_nan & (bits | 0x400000u)) | (~is_nan & rounded);
 }
 
-/* To nearest even; the instruction makes 0 of what is below 2^-126. */
+/* To nearest even. The instruction makes 0 of what is below 2^-126; where numbers are rounded one by one, or in pairs, such
+ * numbers stay. */
 INLINE vh to_bfloat16(vf x) {
 #if defined(__AVX512BF16__)
     return (vh)_mm512_cvtneps_pbh((__m512)x);
@@ -388,12 +378,18 @@ INLINE void transpose_block(vu rows[VL]) {
 
 /* ---- register tiles ---- */
 
-/* Tiles of `most` rows at most are as equal as possible (8 = 4 + 4, not 6 + 2), for a tile of few rows has little to do for
- * each number that it loads. How many `num_rows` make up, and the first row of tile i: */
+/* Tiles of `most` rows at most are as equal as possible (8 = 4 + 4, not 6 + 2), the first ones being the largest: a tile of
+ * few rows has little to do for each number that it loads. How many tiles `num_rows` make up: */
 INLINE int64_t num_row_tiles(int64_t num_rows, int64_t most) { return (num_rows + most - 1) / most; }
 
-INLINE int64_t row_tile_begin(int64_t i, int64_t num_rows, int64_t num_tiles) {
-    return i * (num_rows / num_tiles) + min64(i, num_rows % num_tiles);
+/* Rows [first, first + count). */
+typedef struct {
+    int64_t first, count;
+} RowTile;
+
+INLINE RowTile row_tile(int64_t i, int64_t num_rows, int64_t num_tiles) {
+    int64_t each = num_rows / num_tiles, larger = num_rows % num_tiles;
+    return (RowTile){i * each + min64(i, larger), each + (i < larger)};
 }
 
 #endif

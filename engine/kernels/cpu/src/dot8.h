@@ -80,14 +80,14 @@ INLINE vq load_weights(const void *p) {
     return (vq){(vi)((vs)((vs)bytes << 8) >> 8), (vi)(bytes >> 8)};
 }
 
-INLINE vi splat_pair(const int16_t *pair) {
+INLINE vi splat_words(const int16_t *pair) {
     int32_t bits;
     memcpy(&bits, pair, 4);
     return splat_int(bits);
 }
 
 INLINE vi dot(vi acc, vq w, Quad x) {
-    return acc + MULTIPLY_ADD(w.even, splat_pair(x.even)) + MULTIPLY_ADD(w.odd, splat_pair(x.odd));
+    return acc + MULTIPLY_ADD(w.even, splat_words(x.even)) + MULTIPLY_ADD(w.odd, splat_words(x.odd));
 }
 
 /* Of every four lanes the second and the third change places. */
@@ -108,6 +108,16 @@ INLINE void store_quads(Quad *quads, vi x) {
 }
 
 #endif
+
+INLINE vi larger(vi a, vi b) {
+#if defined(__AVX512F__)
+    return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    return (vi)choose(a > b, (vf)a, (vf)b);
+#endif
+}
 
 /* To the nearest integer, ties to even. */
 INLINE vi round_vec(vf x) {

@@ -55,16 +55,6 @@ INLINE vi partner(vi x, int width) {
     return width == 2 ? PARTNER(x, 2) : PARTNER(x, 1);
 }
 
-INLINE vi larger(vi a, vi b) {
-#if defined(__AVX512F__)
-    return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-    return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b);
-#else
-    return (vi)choose(a > b, (vf)a, (vf)b);
-#endif
-}
-
 /* The largest magnitude of a group; NaN if one of its numbers is not finite. */
 INLINE float largest_of(const vf numbers[GROUP_VECTORS]) {
     /* The bits of magnitudes, read as integers, are in the order of the magnitudes, and infinity and NaN above all. */

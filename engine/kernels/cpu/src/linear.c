@@ -2,19 +2,22 @@
  *
  * Decoding is bound by reading W from memory, prefill by arithmetic; one loop nest serves both. W is packed into panels
  * of PANEL rows, column by column, so that a load gives PANEL rows' numbers for one element of x: no sum across lanes,
- * and an instruction and a half for each vector of products however many rows x has. A panel comes from memory once, and
- * is in a near cache for all rows of x but the first, while the next one is fetched. x is widened once. A CPU that
- * multiplies pairs of bfloat16 gets two columns at a time instead, and x as it is.
+ * and an instruction and a half for each vector of products however many rows x has. A panel comes from memory once; where
+ * x has more rows than a tile it is fetched while the one before is multiplied, and is in a near cache then. x is widened
+ * once. A CPU that multiplies pairs of bfloat16 gets two columns at a time instead, and x as it is.
  */
 #include "ahead.h"
 #include "epilogue.h"
 #include "kernels.h"
 #include "pairs.h"
+#include "shares.h"
 
-#define BLOCK_BYTES (256 * 1024)  /* of W in a task at most */
+#define TASK_BYTES (256 * 1024)  /* of W in a task at most */
 #define CHUNK 512                 /* rows of x at a time: bounds the scratch memory */
 #define SERIAL_WIDEN (16 * 1024)  /* numbers that are widened faster than a team of threads is woken */
 #define PANEL (2 * VL)            /* rows of W in a panel */
+#define FEW_ROWS 3                /* of x, with which a task has FEW_PANELS at least: one alone waits for its sums */
+#define FEW_PANELS 3
 #if NUM_REGISTERS == 32
 #define TILE_PANELS 4 /* panels of a register tile at most, and its rows */
 #define TILE_ROWS 12
@@ -127,32 +130,32 @@ typedef struct {
 
 typedef vf Sums[TILE_ROWS][2 * TILE_PANELS]; /* [rows, panels * 2]: a tile's, a vector of PANEL / 2 rows of W each */
 
-/* Where a tile is in x: a pointer for every fourth row. The rows between are within reach of it by an address, so a few
- * registers do for all of them. */
+/* Where a tile is in x: a pointer for every fourth row, from which an address reaches the rows between. With one for all rows
+ * GCC runs out of registers. */
 typedef struct {
     const char *fourth[(TILE_ROWS + 3) / 4];
     int64_t row_bytes;
-} Place;
+} Cursor;
 
-INLINE Place place_in(const int rows, const void *x, int64_t row_bytes) {
-    Place place = {.row_bytes = row_bytes};
+INLINE Cursor begin_of(const int rows, const void *x, int64_t row_bytes) {
+    Cursor cursor = {.row_bytes = row_bytes};
     UNROLL
-    for (int i = 0; i < (rows + 3) / 4; i++) place.fourth[i] = (const char *)x + 4 * i * row_bytes;
-    return place;
+    for (int i = 0; i < (rows + 3) / 4; i++) cursor.fourth[i] = (const char *)x + 4 * i * row_bytes;
+    return cursor;
 }
 
-INLINE const char *row_at(const Place *x, const int m) { return x->fourth[m / 4] + m % 4 * x->row_bytes; }
+INLINE const char *row_at(const Cursor *x, const int m) { return x->fourth[m / 4] + m % 4 * x->row_bytes; }
 
-INLINE void advance(const int rows, Place *x, int64_t bytes) {
+INLINE void advance(const int rows, Cursor *x, int64_t bytes) {
     UNROLL
     for (int i = 0; i < (rows + 3) / 4; i++) {
         x->fourth[i] += bytes;
-        HOLD_POINTER(x->fourth[i]); /* or the compiler finds all rows by one pointer again */
+        FORGET(x->fourth[i]); /* or it finds all rows by one pointer again */
     }
 }
 
-/* Column k of the panels times x's numbers at a place. */
-INLINE void add_column(const int rows, const int panels, const int dtype, const Place *x, const void *w, const char *ahead,
+/* Column k of the panels times x's numbers at a cursor. */
+INLINE void add_column(const int rows, const int panels, const int dtype, const Cursor *x, const void *w, const char *ahead,
                        int64_t pace, int64_t depth, int64_t k, Sums acc) {
     vf column[2 * TILE_PANELS];
     UNROLL
@@ -173,8 +176,8 @@ INLINE void add_column(const int rows, const int panels, const int dtype, const 
     }
 }
 
-/* Columns k and k + 1 of the panels times x's numbers at a place, in bfloat16. */
-INLINE void add_pair(const int rows, const int panels, const Place *x, const uint16_t *w, const char *ahead,
+/* Columns k and k + 1 of the panels times x's numbers at a cursor, in bfloat16. */
+INLINE void add_pair(const int rows, const int panels, const Cursor *x, const uint16_t *w, const char *ahead,
                      int64_t pace, int64_t depth, int64_t k, Sums acc) {
     vu columns[2 * TILE_PANELS];
     UNROLL
@@ -204,19 +207,19 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
         for (int n = 0; n < 2 * panels; n++) acc[m][n] = splat(0);
     }
     const int64_t size = size_of(X_DTYPE(dtype)), line = PANEL * size_of(dtype);
-    const int64_t early = max64(0, depth - ahead.distance / line) / 2 * 2;
-    Place place = place_in(rows, x, depth * size);
+    const int64_t early = (depth - ahead.distance / line) / 2 * 2;
+    Cursor cursor = begin_of(rows, x, depth * size);
     int64_t k = 0;
     for (int is_late = 0; is_late < 2; is_late++) {
         const char *from = is_late ? ahead.late : ahead.early;
         const int64_t stop = is_late ? depth : early;
         for (; IS_PAIRED(dtype) && k + 2 <= stop; k += 2) {
-            add_pair(rows, panels, &place, w, from, ahead.pace, depth, k, acc);
-            advance(rows, &place, 2 * size);
+            add_pair(rows, panels, &cursor, w, from, ahead.pace, depth, k, acc);
+            advance(rows, &cursor, 2 * size);
         }
         for (; k < stop; k++) {
-            add_column(rows, panels, dtype, &place, w, from, ahead.pace, depth, k, acc);
-            advance(rows, &place, size);
+            add_column(rows, panels, dtype, &cursor, w, from, ahead.pace, depth, k, acc);
+            advance(rows, &cursor, size);
         }
     }
     UNROLL
@@ -227,12 +230,10 @@ INLINE void panel_tile(const int rows, const int panels, const int dtype, const 
 }
 
 /* Few rows go with several panels at once: each sum waits for its last product, and the others fill the time. */
-#define FEW_ROWS 3
-#define FEW_PANELS 3
 #if NUM_REGISTERS == 32
-#define EACH_TILE(F)                                                                        \
-    F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(2, 1) F(2, 2) F(2, 3) F(2, 4) F(3, 1) F(3, 2) F(3, 3) \
-    F(3, 4) F(4, 1) F(4, 2) F(5, 1) F(5, 2) F(6, 1) F(6, 2) F(7, 1) F(8, 1) F(9, 1) F(10, 1) F(11, 1) F(12, 1)
+#define EACH_TILE(F)                                                                                \
+    F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(2, 1) F(2, 2) F(2, 3) F(2, 4) F(3, 1) F(3, 2) F(3, 3) F(3, 4) \
+    F(4, 1) F(4, 2) F(5, 1) F(5, 2) F(6, 1) F(6, 2) F(7, 1) F(8, 1) F(9, 1) F(10, 1) F(11, 1) F(12, 1)
 #else
 #define EACH_TILE(F) F(1, 1) F(1, 2) F(1, 3) F(2, 1) F(2, 2) F(3, 1) F(4, 1) F(5, 1) F(6, 1)
 #endif
@@ -252,27 +253,31 @@ EACH_TILE(DEFINE_TILES)
 #define NAME_TILES(R, P) NAME_TILE(FLOAT32, R, P) NAME_TILE(BFLOAT16, R, P)
 static const TileFunction TILES[2][TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TILES)};
 
-/* How many of `left` panels are multiplied with all rows before the rest is: with several tiles of rows, one. */
+/* How many of `left` panels are multiplied with all rows before the rest is: what the largest of their tiles takes. */
 INLINE int64_t panels_at_once(const int dtype, int64_t num_rows, int64_t left) {
-    if (num_rows > TILE_ROWS) return 1;
+    const TileFunction *tiles = TILES[dtype][row_tile(0, num_rows, num_row_tiles(num_rows, TILE_ROWS)).count - 1];
     int64_t panels = equal_part(left, TILE_PANELS);
-    while (!TILES[dtype][num_rows - 1][panels - 1]) panels--;
+    while (!tiles[panels - 1]) panels--;
     return panels;
 }
 
 /* All rows of x against the panels of a part, W's rows from `start` on; `count` of them are W's, the rest is padding. */
 INLINE void all_rows(const int dtype, const Job *job, const Part *part, int64_t start, int64_t count) {
     float sums[TILE_ROWS * TILE_PANELS * PANEL];
-    const int64_t num_tiles = num_row_tiles(job->num_rows, TILE_ROWS), panels = part->bytes / part->panel_bytes;
-    for (int64_t tile = 0; tile < num_tiles; tile++) {
-        int64_t first = row_tile_begin(tile, job->num_rows, num_tiles);
-        int64_t rows = row_tile_begin(tile + 1, job->num_rows, num_tiles) - first;
-        const void *x = at(job->x, first * job->depth, X_DTYPE(dtype));
-        Ahead ahead = ahead_of(part, tile, num_tiles);
-        TILES[dtype][rows - 1][panels - 1](x, part->begin, ahead, job->depth, sums);
-        for (int64_t m = 0; m < rows; m++)
-            finish_row(dtype, &job->end, sums + m * panels * PANEL, first + m, start, count);
+    const int64_t num_tiles = num_row_tiles(job->num_rows, TILE_ROWS);
+    for (int64_t i = 0; i < num_tiles; i++) {
+        const RowTile tile = row_tile(i, job->num_rows, num_tiles);
+        const void *x = at(job->x, tile.first * job->depth, X_DTYPE(dtype));
+        TILES[dtype][tile.count - 1][part->panels - 1](x, part->begin, ahead_of(part, i, num_tiles), job->depth, sums);
+        for (int64_t m = 0; m < tile.count; m++)
+            finish_row(dtype, &job->end, sums + m * part->panels * PANEL, tile.first + m, start, count);
     }
+}
+
+/* `panels` panels at w; the thread goes on at `next`. */
+INLINE Part part_of(const int dtype, const Job *job, const void *w, const void *next, int64_t panels) {
+    const int64_t line = PANEL * size_of(dtype);
+    return (Part){w, next, panels, job->depth * line, line, 2 * line};
 }
 
 /* Rows of W that make up no panel, as one that is filled up with zeros. */
@@ -284,8 +289,7 @@ INLINE void multiply_rest(const int dtype, Job *job) {
         return;
     }
     fill_panel(dtype, at(job->weight, start * job->depth, dtype), count, job->depth, panel);
-    int64_t bytes = job->depth * PANEL * size_of(dtype);
-    Part part = {panel, panel, bytes, bytes, PANEL * size_of(dtype)};
+    Part part = part_of(dtype, job, panel, panel, 1);
     all_rows(dtype, job, &part, start, count);
     free(panel);
 }
@@ -295,18 +299,15 @@ INLINE void block(const int dtype, Job *job, int64_t i) {
         multiply_rest(dtype, job);
         return;
     }
-    const int64_t line = PANEL * size_of(dtype), panel_bytes = job->depth * line, turn = i + job->num_threads;
-    const char *weight = job->weight;
-    int64_t panel = share_begin(i, job->num_panels, job->num_shares);
-    int64_t last = share_begin(i + 1, job->num_panels, job->num_shares);
-    /* Threads take turns, more or less. */
-    int64_t later = turn < job->num_shares ? share_begin(turn, job->num_panels, job->num_shares) : panel;
-    while (panel < last) {
-        int64_t panels = panels_at_once(dtype, job->num_rows, last - panel), next = panel + panels;
-        Part part = {weight + panel * panel_bytes, weight + (next < last ? next : later) * panel_bytes,
-                     panels * panel_bytes, panel_bytes, line};
+    const Share share = share_of(i, job->num_panels, job->num_shares, job->num_threads);
+    for (int64_t panel = share.first; panel < share.last;) {
+        int64_t panels = panels_at_once(dtype, job->num_rows, share.last - panel);
+        int64_t after = panel + panels < share.last ? panel + panels : share.later;
+        const void *w = at(job->weight, panel * PANEL * job->depth, dtype);
+        const void *next = after < 0 ? w : at(job->weight, after * PANEL * job->depth, dtype);
+        Part part = part_of(dtype, job, w, next, panels);
         all_rows(dtype, job, &part, panel * PANEL, panels * PANEL);
-        panel = next;
+        panel += panels;
     }
 }
 
@@ -346,7 +347,7 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
         if (!wide) return -1;
     }
     int failed = 0;
-    int64_t num_panels = width / PANEL, fits = BLOCK_BYTES / (PANEL * depth * size_of(dtype) + 1);
+    int64_t num_panels = width / PANEL, fits = TASK_BYTES / (PANEL * depth * size_of(dtype) + 1);
     int64_t least = num_rows <= FEW_ROWS ? FEW_PANELS : 1;
     int tasks = num_rows > TILE_ROWS ? MANY_TASKS : FEW_TASKS;
     int64_t shares = num_shares(num_panels, least, max64(least, fits), tasks, num_threads);

@@ -2,13 +2,14 @@
  *
  * Products are summed exactly, in 32 bits, over a group of columns; each group's sum goes, times its two scales, to a
  * float32 sum, in order. W lies in panels of VL rows, four columns at a time, so that an instruction takes four products
- * of each of VL rows. A few panels at a time are multiplied with all rows of x: they come from memory while those before
- * them are at work, and are in a near cache then.
+ * of each of VL rows. A few panels at a time are multiplied with all rows of x; where these are more than a tile has, the
+ * panels come from memory while those before them are multiplied, and are in a near cache then.
  */
 #include "ahead.h"
 #include "epilogue.h"
 #include "kernels.h"
 #include "rounded8.h"
+#include "shares.h"
 
 #define TASK_BYTES (256 * 1024)    /* of W in a task at most */
 #define CHUNK 512                  /* rows of x at a time: bounds the scratch memory */
@@ -20,8 +21,8 @@
 #define TILE_ROWS 4
 #define TILE_PANELS 2
 #endif
-#define UNIT 2 /* panels that one task may share with no other */
-#define FEW_ROWS 3
+#define FEW_ROWS 3 /* of x, with which a task has a tile's panels at least: few alone wait for their sums */
+#define UNIT 2     /* panels that are not shared out apart, for most tiles have so many */
 
 typedef struct {
     Rounded x;
@@ -64,7 +65,7 @@ INLINE void add_products(const int rows, const int panels, const Quad *x, const 
 INLINE void add_group(const int rows, const int panels, const Rounded *x, RowTile tile, int64_t group, Weight w,
                       const Fetching *fetching, Sums sums) {
     const Cut cut = x->cut;
-    const int64_t place = place_of(x, tile, group), first = group * GROUP_QUADS, left = cut.num_quads - first;
+    const int64_t place = group_place(x, tile, group), first = group * GROUP_QUADS, left = cut.num_quads - first;
     const Quad *quads = x->quads + place * GROUP_QUADS;
     const int32_t *start = x->start + place;
     const float *x_scale = x->scale + place;
@@ -131,10 +132,11 @@ EACH_TILE(DEFINE_TILE)
 #define NAME_TILE(R, P) [R - 1][P - 1] = tile_##R##_##P,
 static const TileFunction TILES[TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TILE)};
 
-/* How many of `left` panels are multiplied with all rows before the rest is. */
+/* How many of `left` panels are multiplied with all rows before the rest is: what the largest of their tiles takes. */
 INLINE int64_t panels_at_once(const Rounded *x, int64_t left) {
+    const TileFunction *tiles = TILES[row_tile(0, x->num_rows, x->num_tiles).count - 1];
     int64_t panels = equal_part(left, TILE_PANELS);
-    while (!TILES[row_tile(x, 0).count - 1][panels - 1]) panels--;
+    while (!tiles[panels - 1]) panels--;
     return panels;
 }
 
@@ -142,19 +144,20 @@ INLINE int64_t panels_at_once(const Rounded *x, int64_t left) {
 INLINE void all_rows(const int dtype, const Job *job, Weight w, Weight next, int64_t panels, int64_t start,
                      int64_t count) {
     float sums[TILE_ROWS * TILE_PANELS * PANEL];
-    const int64_t panel_bytes = job->x.cut.num_quads * LINE;
-    const Part part = {(const char *)w.numbers, (const char *)next.numbers, panels * panel_bytes, panel_bytes, LINE};
-    for (int64_t i = 0; i < job->x.num_tiles; i++) {
-        const RowTile tile = row_tile(&job->x, i);
-        const Fetching fetching = {ahead_of(&part, i, job->x.num_tiles), (const char *)next.scale};
-        TILES[tile.count - 1][panels - 1](&job->x, tile.first, w, &fetching, sums);
+    const Rounded *x = &job->x;
+    const Part part = {(const char *)w.numbers, (const char *)next.numbers, panels, x->cut.num_quads * LINE, LINE,
+                       GROUP_QUADS * LINE};
+    for (int64_t i = 0; i < x->num_tiles; i++) {
+        const RowTile tile = row_tile(i, x->num_rows, x->num_tiles);
+        const Fetching fetching = {ahead_of(&part, i, x->num_tiles), (const char *)next.scale};
+        TILES[tile.count - 1][panels - 1](x, tile.first, w, &fetching, sums);
         for (int64_t m = 0; m < tile.count; m++)
             finish_row(dtype, &job->end, sums + m * panels * PANEL, tile.first + m, start, count);
     }
 }
 
 /* Rows of W that make up no panel, as one that is filled up with zeros. */
-INLINE void rest(const int dtype, Job *job) {
+INLINE void multiply_rest(const int dtype, Job *job) {
     int64_t start = job->end.width / PANEL * PANEL, count = job->end.width - start;
     int8_t *panel = make_panel(job->x.cut);
     if (!panel) {
@@ -169,21 +172,19 @@ INLINE void rest(const int dtype, Job *job) {
 
 INLINE void block(const int dtype, Job *job, int64_t i) {
     if (i == job->num_shares) {
-        rest(dtype, job);
+        multiply_rest(dtype, job);
         return;
     }
     const Cut cut = job->x.cut;
-    const int64_t turn = i + job->num_threads;
-    int64_t panel = share_begin(i, job->num_units, job->num_shares) * UNIT;
-    int64_t last = min64(job->end.width / PANEL, share_begin(i + 1, job->num_units, job->num_shares) * UNIT);
-    /* Threads take turns, more or less. */
-    int64_t later = turn < job->num_shares ? share_begin(turn, job->num_units, job->num_shares) * UNIT : panel;
-    while (panel < last) {
-        int64_t panels = panels_at_once(&job->x, last - panel), next = panel + panels;
+    const Share share = share_of(i, job->num_units, job->num_shares, job->num_threads);
+    const int64_t last = min64(job->end.width / PANEL, share.last * UNIT);
+    for (int64_t panel = share.first * UNIT; panel < last;) {
+        int64_t panels = panels_at_once(&job->x, last - panel);
+        int64_t after = panel + panels < last ? panel + panels : share.later * UNIT;
         Weight w = rows_from(job->weight, panel * PANEL, cut);
-        Weight goes_on = rows_from(job->weight, (next < last ? next : later) * PANEL, cut);
-        all_rows(dtype, job, w, goes_on, panels, panel * PANEL, panels * PANEL);
-        panel = next;
+        Weight next = after < 0 ? w : rows_from(job->weight, after * PANEL, cut);
+        all_rows(dtype, job, w, next, panels, panel * PANEL, panels * PANEL);
+        panel += panels;
     }
 }
 

@@ -14,8 +14,8 @@
 #ifdef DOT_PAIRS
 #define IS_PAIRED(dtype) ((dtype) == BFLOAT16)
 #else
-#define DOT_PAIRS(acc, w, x) (acc) /* never called */
-#define IS_PAIRED(dtype) 0
+#define DOT_PAIRS(acc, w, x) ((void)(w), (void)(x), (acc)) /* compiled, and never reached */
+#define IS_PAIRED(dtype) ((void)(dtype), 0)
 #endif
 
 /* A pair of bfloat16 in every lane. */
