@@ -150,7 +150,15 @@ class Kernels(Protocol):
         """Whether `grouped_linear` goes by its counts on the device, without reading them on the host."""
         ...
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    def linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        *,
+        is_wide: bool = False,
+    ) -> Tensor:
         """X W^T (+ bias) (+ residual), of a weight that `pack` had."""
         ...
 
@@ -173,7 +181,14 @@ class Kernels(Protocol):
         ...
 
     def linear_int8(
-        self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        *,
+        is_wide: bool = False,
     ) -> Tensor:
         """`linear` with a weight that `pack_int8` had."""
         ...

@@ -36,7 +36,13 @@ def gather_rows_int8(weight: Tensor, scale: Tensor, row_ids: Tensor, depth: int,
 
 
 def linear_int8(
-    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    is_wide: bool = False,
 ) -> Tensor:
     """X W^T, plus what is given, with x rounded to integers too.
 
@@ -46,6 +52,7 @@ def linear_int8(
         scale: [out, number of groups of columns] bfloat16.
         bias: [out].
         residual: [num_tokens, out].
+        is_wide: whether the result is float32 at least.
 
     Returns:
         [num_tokens, out].
@@ -60,7 +67,7 @@ def linear_int8(
     for term in (bias, residual):
         if term is not None:
             sums += term.float()
-    return sums.to(x.dtype)
+    return sums.to(torch.promote_types(x.dtype, torch.float32) if is_wide else x.dtype)
 
 
 def grouped_linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:

@@ -69,7 +69,9 @@ def gather_rows(weight: Tensor, row_ids: Tensor) -> Tensor:
     return F.embedding(row_ids, weight)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, *, is_wide: bool = False
+) -> Tensor:
     """X W^T, plus what is given.
 
     Args:
@@ -77,12 +79,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tens
         weight: [out, in].
         bias: [out].
         residual: [num_tokens, out].
+        is_wide: whether the result is float32 at least.
 
     Returns:
         [num_tokens, out].
     """
     product = F.linear(x, weight, bias)
-    return product if residual is None else residual + product
+    total = product if residual is None else residual + product
+    return total.to(torch.promote_types(total.dtype, torch.float32)) if is_wide else total
 
 
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:

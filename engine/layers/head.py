@@ -27,8 +27,7 @@ class Head:
         """[num_rows, hidden_size] -> [num_rows, vocab_size], float32 or wider."""
         for part in (self._norm, self._projection):
             hidden = hidden if part is None else part(hidden)
-        logits = self._lm_head(hidden)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = self._lm_head(hidden, is_wide=True)
         if self._spec.multiplier != 1.0:
             logits = logits * self._spec.multiplier
         cap = self._spec.softcap

@@ -19,11 +19,17 @@ class Linear:
         self._scale = parameters.get(f"{name}.scale")
         self._bias = parameters.get(f"{name}.bias")
 
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[num_tokens, in] -> [num_tokens, out], added to `residual` of that shape where there is one."""
+    def __call__(self, x: Tensor, residual: Tensor | None = None, *, is_wide: bool = False) -> Tensor:
+        """[num_tokens, in] -> [num_tokens, out], added to `residual` of that shape where there is one.
+
+        Args:
+            x: the input.
+            residual: see above.
+            is_wide: whether the result is float32 at least.
+        """
         if self._scale is None:
-            return self._linear(x, self._weight, self._bias, residual)
-        return self._linear_int8(x, self._weight, self._scale, self._bias, residual)
+            return self._linear(x, self._weight, self._bias, residual, is_wide=is_wide)
+        return self._linear_int8(x, self._weight, self._scale, self._bias, residual, is_wide=is_wide)
 
 
 class GroupedLinear:

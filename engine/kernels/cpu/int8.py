@@ -74,7 +74,14 @@ class Int8Kernels:
         return out
 
     def linear_int8(
-        self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        *,
+        is_wide: bool = False,
     ) -> Tensor:
         """See engine.kernels.int8_linear.linear_int8.
 
@@ -86,13 +93,14 @@ class Int8Kernels:
         x = x.contiguous()
         check_tensor("x", x, (num_rows, depth), self._dtype)
         check_quantized("quantized", weight, scale, (width, depth))
-        y = torch.empty(num_rows, width, dtype=self._dtype)
+        y = torch.empty(num_rows, width, dtype=torch.float32 if is_wide else self._dtype)
         pointers = [tensor.data_ptr() for tensor in (x, weight, scale)]
         for name, term, shape in (("bias", bias, (width,)), ("residual", residual, (num_rows, width))):
             if term is not None:
                 check_tensor(name, term, shape, self._dtype)
         extra = [None if term is None else term.data_ptr() for term in (bias, residual)]
-        if self._linear_int8(self._code, *pointers, *extra, y.data_ptr(), num_rows, width, depth, self._num_threads):
+        tensors, sizes = (*pointers, *extra, y.data_ptr()), (num_rows, width, depth)
+        if self._linear_int8(self._code, DTYPES[y.dtype], *tensors, *sizes, self._num_threads):
             raise MemoryError(f"no scratch memory for a product of {num_rows} rows of {depth} numbers")
         return y
 

@@ -82,8 +82,16 @@ class CpuKernels(Int8Kernels):
         self._gather_rows(self._code, *pointers, num_ids, width, depth, self._num_threads)
         return out
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-        """See reference.linear.
+    def linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        *,
+        is_wide: bool = False,
+    ) -> Tensor:
+        """See reference.linear. A wide product is not rounded in between.
 
         Raises:
             ValueError: shapes, dtypes or strides do not fit.
@@ -91,7 +99,7 @@ class CpuKernels(Int8Kernels):
         """
         (num_rows, depth), width = x.shape, weight.shape[0]
         x = x.contiguous()
-        y = torch.empty(num_rows, width, dtype=self._dtype)
+        y = torch.empty(num_rows, width, dtype=torch.float32 if is_wide else self._dtype)
         self._check("x", x, (num_rows, depth))
         self._check("weight", weight, (width, depth))
         bias_ptr = residual_ptr = None
@@ -102,7 +110,7 @@ class CpuKernels(Int8Kernels):
             self._check("residual", residual, (num_rows, width))
             residual_ptr = residual.data_ptr()
         pointers = (x.data_ptr(), weight.data_ptr(), bias_ptr, residual_ptr, y.data_ptr())
-        if self._linear(self._code, *pointers, num_rows, width, depth, self._num_threads):
+        if self._linear(self._code, DTYPES[y.dtype], *pointers, num_rows, width, depth, self._num_threads):
             raise MemoryError(f"no scratch memory for a product of {num_rows} rows of {depth} numbers")
         return y
 

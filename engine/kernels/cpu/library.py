@@ -22,11 +22,11 @@ _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "hc_pack": (_I, (_I, _P, _L, _L, _I)),
     "hc_gather_rows": (None, (_I, *[_P] * 3, *[_L] * 3, _I)),
-    "hc_linear": (_I, (_I, *[_P] * 5, *[_L] * 3, _I)),
+    "hc_linear": (_I, (_I, _I, *[_P] * 5, *[_L] * 3, _I)),
     "hc_quantize_int8": (None, (_I, *[_P] * 3, *[_L] * 2, _I)),
     "hc_pack_int8": (_I, (_P, _P, _L, _L, _I)),
     "hc_gather_rows_int8": (None, (_I, *[_P] * 4, *[_L] * 3, _I)),
-    "hc_linear_int8": (_I, (_I, *[_P] * 6, *[_L] * 3, _I)),
+    "hc_linear_int8": (_I, (_I, _I, *[_P] * 6, *[_L] * 3, _I)),
     "hc_rms_norm": (None, (_I, *[_P] * 3, *[_L] * 3, _F, _I)),
     "hc_activate": (None, (_I, *[_P] * 2, *[_L] * 2, _I, _I, _I)),
     "hc_apply_rope": (None, (_I, *[_P] * 3, *[_L] * 5, _I)),

@@ -114,6 +114,15 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Native)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_wide_product_is_what_is_rounded_else(dtype: torch.dtype, native: Native) -> None:
+    kernels = native(dtype)
+    x, weight = torch.randn(9, 96).to(dtype), packed(kernels, quantize_weight(torch.randn(70, 96)), 96)
+    wide = kernels.linear_int8(x, *weight, is_wide=True)
+    assert wide.dtype is torch.float32
+    assert torch.equal(wide.to(dtype), kernels.linear_int8(x, *weight))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("num_rows", [1, 3, 40])
 def test_threads_do_not_change_the_result(num_rows: int, dtype: torch.dtype, native: Native) -> None:
     first = native(dtype)

@@ -130,6 +130,17 @@ def test_nothing_to_sum_up_is_the_bias(num_rows: int, dtype: torch.dtype, native
     assert torch.equal(out, bias.expand(num_rows, -1))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_rows", [1, 20])
+def test_a_wide_product_is_what_is_rounded_else(num_rows: int, dtype: torch.dtype, native: Native) -> None:
+    kernels = native(dtype)
+    x, residual = torch.randn(num_rows, 96).to(dtype), torch.randn(num_rows, 70).to(dtype)
+    weight, bias = packed(kernels, torch.randn(70, 96).to(dtype)), torch.randn(70).to(dtype)
+    wide = kernels.linear(x, weight, bias, residual, is_wide=True)
+    assert wide.dtype is torch.float32
+    assert torch.equal(wide.to(dtype), kernels.linear(x, weight, bias, residual))
+
+
 def test_callers_on_several_threads_get_their_own_results(native: Native) -> None:
     native(torch.float32)
     kernels = cpu.CpuKernels(torch.float32, num_threads=3)

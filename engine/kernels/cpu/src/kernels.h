@@ -7,16 +7,16 @@
 EXPORT int hc_pack(int dtype, void *weight, int64_t width, int64_t depth, int num_threads);
 EXPORT void hc_gather_rows(int dtype, const void *weight, const int64_t *row_ids, void *out, int64_t num_ids,
                            int64_t width, int64_t depth, int num_threads);
-EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *bias, const void *residual, void *y,
-                     int64_t num_rows, int64_t width, int64_t depth, int num_threads);
+EXPORT int hc_linear(int dtype, int y_dtype, const void *x, const void *weight, const void *bias, const void *residual,
+                     void *y, int64_t num_rows, int64_t width, int64_t depth, int num_threads);
 EXPORT void hc_quantize_int8(int dtype, const void *weight, int8_t *numbers, uint16_t *scale, int64_t width,
                              int64_t depth, int num_threads);
 EXPORT int hc_pack_int8(int8_t *weight, uint16_t *scale, int64_t width, int64_t depth, int num_threads);
 EXPORT void hc_gather_rows_int8(int dtype, const int8_t *weight, const uint16_t *scale, const int64_t *row_ids,
                                 void *out, int64_t num_ids, int64_t width, int64_t depth, int num_threads);
-EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const uint16_t *scale, const void *bias,
-                          const void *residual, void *y, int64_t num_rows, int64_t width, int64_t depth,
-                          int num_threads);
+EXPORT int hc_linear_int8(int dtype, int y_dtype, const void *x, const int8_t *weight, const uint16_t *scale,
+                          const void *bias, const void *residual, void *y, int64_t num_rows, int64_t width,
+                          int64_t depth, int num_threads);
 EXPORT void hc_rms_norm(int dtype, const void *x, const void *weight, void *y, int64_t num_rows, int64_t width,
                         int64_t stride, float eps, int num_threads);
 EXPORT void hc_activate(int dtype, const void *x, void *y, int64_t num_rows, int64_t width, int kind, int is_gated,

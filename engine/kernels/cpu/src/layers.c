@@ -32,9 +32,9 @@ typedef struct {
 static int linear(const Step *s, const void *x, const void *weight, const void *scale, const void *bias, const void *residual,
                   void *y, int64_t width, int64_t depth) {
     if (scale)
-        return hc_linear_int8(s->dtype, x, weight, scale, bias, residual, y, s->num_tokens, width, depth,
+        return hc_linear_int8(s->dtype, s->dtype, x, weight, scale, bias, residual, y, s->num_tokens, width, depth,
                               s->num_threads);
-    return hc_linear(s->dtype, x, weight, bias, residual, y, s->num_tokens, width, depth, s->num_threads);
+    return hc_linear(s->dtype, s->dtype, x, weight, bias, residual, y, s->num_tokens, width, depth, s->num_threads);
 }
 
 static int attention_half(const Layer *l, const Step *s) {

@@ -329,18 +329,18 @@ static void block_float32(void *job, int64_t i) { block(FLOAT32, job, i); }
 
 static void block_bfloat16(void *job, int64_t i) { block(BFLOAT16, job, i); }
 
-/* All tensors are contiguous and of `dtype`.
+/* All tensors are contiguous, and of `dtype` where nothing else is said.
  *
  *   x         [num_rows, depth]
  *   weight    [width, depth], packed
  *   bias      [width], or NULL
  *   residual  [num_rows, width], or NULL; may be y
- *   y         [num_rows, width]
+ *   y         [num_rows, width] of `y_dtype`: `dtype`, or float32
  *
  * Returns 0, or -1 where there is no memory for the scratch.
  */
-EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *bias, const void *residual, void *y,
-                     int64_t num_rows, int64_t width, int64_t depth, int num_threads) {
+EXPORT int hc_linear(int dtype, int y_dtype, const void *x, const void *weight, const void *bias, const void *residual,
+                     void *y, int64_t num_rows, int64_t width, int64_t depth, int num_threads) {
     float *wide = NULL;
     if (X_DTYPE(dtype) != dtype) {
         wide = malloc(sizeof(float) * (size_t)(min64(num_rows, CHUNK) * depth) + 64);
@@ -362,7 +362,7 @@ EXPORT int hc_linear(int dtype, const void *x, const void *weight, const void *b
         Job job = {
             .x = wide ? wide : at(x, row * depth, dtype),
             .weight = weight,
-            .end = {bias, residual ? at(residual, row * width, dtype) : NULL, at_mut(y, row * width, dtype), width},
+            .end = {bias, residual ? at(residual, row * width, dtype) : NULL, at_mut(y, row * width, y_dtype), y_dtype, width},
             .num_rows = rows,
             .depth = depth,
             .num_panels = num_panels,

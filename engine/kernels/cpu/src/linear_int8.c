@@ -198,13 +198,13 @@ static void block_bfloat16(void *job, int64_t i) { block(BFLOAT16, job, i); }
  *   weight, scale  packed, see hc_pack_int8
  *   bias           [width], or NULL
  *   residual       [num_rows, width], or NULL; may be y
- *   y              [num_rows, width]
+ *   y              [num_rows, width] of `y_dtype`: `dtype`, or float32
  *
  * Returns 0, or -1 where there is no memory for the scratch.
  */
-EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const uint16_t *scale, const void *bias,
-                          const void *residual, void *y, int64_t num_rows, int64_t width, int64_t depth,
-                          int num_threads) {
+EXPORT int hc_linear_int8(int dtype, int y_dtype, const void *x, const int8_t *weight, const uint16_t *scale,
+                          const void *bias, const void *residual, void *y, int64_t num_rows, int64_t width,
+                          int64_t depth, int num_threads) {
     Rounded room = make_room(min64(num_rows, CHUNK), depth);
     if (!room.quads) return -1;
     int failed = 0;
@@ -220,7 +220,7 @@ EXPORT int hc_linear_int8(int dtype, const void *x, const int8_t *weight, const 
         Job job = {
             .x = room,
             .weight = {weight, scale},
-            .end = {bias, residual ? at(residual, row * width, dtype) : NULL, at_mut(y, row * width, dtype), width},
+            .end = {bias, residual ? at(residual, row * width, dtype) : NULL, at_mut(y, row * width, y_dtype), y_dtype, width},
             .num_units = num_units,
             .num_shares = shares,
             .num_threads = num_threads,

@@ -7,9 +7,9 @@
 #include <string.h>
 
 int hc_pack(int, void *, int64_t, int64_t, int);
-int hc_linear(int, const void *, const void *, const void *, const void *, void *, int64_t, int64_t, int64_t, int);
+int hc_linear(int, int, const void *, const void *, const void *, const void *, void *, int64_t, int64_t, int64_t, int);
 int hc_pack_int8(void *, void *, int64_t, int64_t, int);
-int hc_linear_int8(int, const void *, const void *, const void *, const void *, const void *, void *, int64_t, int64_t,
+int hc_linear_int8(int, int, const void *, const void *, const void *, const void *, const void *, void *, int64_t, int64_t,
                    int64_t, int);
 
 #define THREADS 2
@@ -38,10 +38,10 @@ int main(int argc, char **argv) {
     if (strcmp(argv[1], "int8") == 0) {
         void *scale = read_file(folder, "scale");
         failed = hc_pack_int8(weight, scale, width, depth, THREADS) ||
-                 hc_linear_int8(dtype, x, weight, scale, NULL, NULL, y, rows, width, depth, THREADS);
+                 hc_linear_int8(dtype, dtype, x, weight, scale, NULL, NULL, y, rows, width, depth, THREADS);
     } else {
         failed = hc_pack(dtype, weight, width, depth, THREADS) ||
-                 hc_linear(dtype, x, weight, NULL, NULL, y, rows, width, depth, THREADS);
+                 hc_linear(dtype, dtype, x, weight, NULL, NULL, y, rows, width, depth, THREADS);
     }
     char path[4096];
     snprintf(path, sizeof path, "%s/y", folder);
