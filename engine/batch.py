@@ -130,12 +130,12 @@ def _token_before(item: ScheduledRequest) -> int:
 def _stacked(tables: list[list[list[int]]]) -> NDArray[np.int64]:
     """[num_groups, num_seqs, max_blocks] of the block tables of each sequence and group."""
     width = max(len(groups[0]) for groups in tables)
-    stacked = np.empty((len(tables[0]), len(tables), width), dtype=np.int64)
-    for seq, groups in enumerate(tables):
-        for rows, table in zip(stacked, groups, strict=True):
-            row = rows[seq]
-            row[: len(table)] = table
-            row[len(table) :] = table[-1]
-            if table[0] == NO_BLOCK:
-                row[row == NO_BLOCK] = table[-1]
-    return stacked
+    stacked = [[_filled(table, width) for table in of_group] for of_group in zip(*tables, strict=True)]
+    return np.array(stacked, dtype=np.int64)
+
+
+def _filled(table: list[int], width: int) -> list[int]:
+    """A block table without gaps, of that many places: its last block stands where there is none."""
+    last = table[-1]
+    blocks = [last if block == NO_BLOCK else block for block in table] if table[0] == NO_BLOCK else table
+    return blocks + [last] * (width - len(blocks))

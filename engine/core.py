@@ -302,6 +302,8 @@ class EngineCore:
     def _count_prompt_tokens(self, item: ScheduledRequest) -> None:
         """Prompt tokens count once, when they are first computed; those from the prefix cache count as cached."""
         request = item.request
+        if request.num_counted_prompt_tokens == request.num_prompt_tokens:
+            return
         if request.num_counted_prompt_tokens == 0:
             self._stats.cached_prompt_tokens += item.num_computed_tokens
         num_valid = min(item.seq_len, request.num_prompt_tokens)

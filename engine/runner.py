@@ -70,6 +70,7 @@ class Runner:
         of_prompts = [
             part
             for item, scheduled in enumerate(batch.scheduled)
+            if scheduled.reported_places
             for part in self._prompt_logprobs(scheduled, item, hidden, starts[item])
         ]
         rows = {batch.scheduled[item].request.request_id: row for row, item in enumerate(items)}

@@ -9,7 +9,7 @@
 #define NUM_BUCKETS 4096
 #define BUCKETS_PER_NAT 256.0f
 #define NUM_RANGES 4
-#define BLOCK 1024             /* tokens of a plain draw whose weights are added up before they are searched */
+#define BLOCK 1024             /* tokens that are taken together before they are looked at one by one */
 #define SCAN 64                /* tokens that a search for a bucket looks at together */
 
 typedef double vd __attribute__((vector_size(VL * 8)));
@@ -72,11 +72,16 @@ static float find_peak(const float *logits, float temperature, int64_t vocab_siz
 
 /* ---- the most probable token ---- */
 
+/* The first block that holds the greatest is all that is looked through one by one. */
 static void argmax_row(void *context, int64_t row) {
     const Draws *draws = context;
     const float *logits = draws->logits + row * draws->vocab_size;
-    float peak = find_peak(logits, 1.0f, draws->vocab_size);
+    float peak = -INFINITY;
     int64_t id = 0;
+    for (int64_t start = 0; start < draws->vocab_size; start += BLOCK) {
+        float most = find_peak(logits + start, 1.0f, min64(BLOCK, draws->vocab_size - start));
+        if (most > peak) peak = most, id = start;
+    }
     while (id < draws->vocab_size && logits[id] != peak) id++;
     draws->out[row] = id < draws->vocab_size ? id : 0;
 }
