@@ -79,16 +79,25 @@ class GrammarState:
         if self.mask() is None:
             return self._end()
         if not self._matcher.consume_token(token_id):
-            return Move(False, FinishReason.ERROR, "no token that the request allows fits its grammar")
+            return self._refuse()
         if self._matcher.is_stopped():
             return Move(True, FinishReason.STOP)
         self._mask = self._threads.submit(self._compute)
         return Move(True)
 
+    def _refuse(self) -> Move:
+        """What was sampled does not fit: nothing that the request allows did, or the step was too large."""
+        if self._matcher.is_error():
+            return self._stuck()
+        return Move(False, FinishReason.ERROR, "no token that the request allows fits its grammar")
+
     def _end(self) -> Move:
         """Nothing but the end fits, or nothing at all."""
         if not self._matcher.is_error() and self._matcher.is_accepting():
             return Move(False, FinishReason.STOP)
+        return self._stuck()
+
+    def _stuck(self) -> Move:
         return Move(False, FinishReason.ERROR, f"the grammar cannot go on: {why_stuck(self._matcher)}")
 
     def _compute(self) -> Bits | None:

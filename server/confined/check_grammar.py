@@ -14,15 +14,19 @@ MAX_TRIES = 200
 
 
 def check_grammar(tokenizer: llguidance.LLTokenizer, grammar: str) -> Answer:
-    """Compile a grammar and compute its first mask, where some only show how large they are."""
+    """Compile a grammar and take a first step, where some only show how large they are."""
     try:
         matcher = compile_grammar(tokenizer, grammar)
     except GrammarError as error:
         return Refused(str(error), _place_in_schema(tokenizer, grammar))
-    matcher.compute_bitmask()
-    if matcher.is_error():
-        return Refused(why_stuck(matcher))
-    return Done()
+    fitting = int.from_bytes(matcher.compute_bitmask(), "little")
+    if fitting:
+        matcher.consume_token(_lowest_bit(fitting))
+    return Refused(why_stuck(matcher)) if matcher.is_error() else Done()
+
+
+def _lowest_bit(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1
 
 
 def _place_in_schema(tokenizer: llguidance.LLTokenizer, grammar: str) -> str:
