@@ -1,5 +1,6 @@
 """Instruction sets that the native CPU kernels are compiled for, and which of them this CPU has. No torch."""
 
+import ctypes
 import os
 import platform
 from pathlib import Path
@@ -32,16 +33,23 @@ class LevelError(ValueError):
 _AVX2 = ("avx2", "fma", "f16c", "bmi1", "bmi2")
 _AVX512 = (*_AVX2, "avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl")
 _VNNI = (*_AVX512, "avx512_vnni")
+_BF16 = (*_VNNI, "avx512_bf16")
+_AMX = ("amx_tile", "amx_bf16", "amx_int8")
+_OPTIONS = {"bmi1": "bmi"} | {feature: feature.replace("_", "-") for feature in _AMX}
+
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+"""Of Linux on x86: the system call, ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA."""
 
 
 def _x86(name: str, features: tuple[str, ...]) -> Level:
-    names = ("bmi" if feature == "bmi1" else feature.replace("_", "") for feature in features)
+    names = (_OPTIONS.get(feature, feature.replace("_", "")) for feature in features)
     # Tuned for the CPU that compiles: an order of instructions, which changes none of them.
     return Level(name, "x86_64", (*(f"-m{feature}" for feature in names), "-mtune=native"), frozenset(features))
 
 
 LEVELS = (
-    _x86("avx512_bf16", (*_VNNI, "avx512_bf16")),
+    _x86("amx", (*_BF16, *_AMX)),
+    _x86("avx512_bf16", _BF16),
     _x86("avx512_vnni", _VNNI),
     _x86("avx512", _AVX512),
     _x86("avx2_vnni", (*_AVX2, "avx_vnni")),
@@ -53,12 +61,18 @@ LEVELS = (
 
 
 def cpu_features() -> frozenset[str]:
-    """The features of this CPU where the system tells them (Linux), else none."""
+    """The features of this CPU that this process may use, where the system tells them (Linux), else none."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     # One line a core. What one of them lacks, a thread that moves there lacks too.
     listed = [frozenset(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))]
-    return frozenset.intersection(*listed) if listed else frozenset()
+    features = frozenset.intersection(*listed) if listed else frozenset()
+    return features - set(_AMX) if "amx_tile" in features and not _may_use_amx() else features
+
+
+def _may_use_amx() -> bool:
+    """Ask for AMX's registers: Linux gives them to a process that does, from 5.16 on, if nothing forbids it."""
+    return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
 
 
 def supported_levels() -> list[Level]:

@@ -1,5 +1,6 @@
-"""Kernels with an instruction that this CPU may lack."""
+"""Kernels with instructions that this CPU may lack."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,21 +9,50 @@ import pytest
 
 from engine.kernels import build
 from engine.kernels.build import build_best
-from engine.kernels.levels import wanted_levels
+from engine.kernels.levels import Level, wanted_levels
 from tests.engine.kernels.conftest import forget_library
 
-EMULATION = (
+_DOT_PAIRS = (
     "-DDOT_PAIRS(acc, w, x)="
     "vfma((vf)((w) << 16), (vf)((x) << 16), vfma((vf)((w) & 0xffff0000u), (vf)((x) & 0xffff0000u), acc))"
 )
+
+PAIRS = (_DOT_PAIRS, "-DHAS_AMX=0")
 """What the instruction vdpbf16ps does with normal numbers, in the order of its sums, on any CPU."""
+
+_AMX_SOURCE = Path(__file__).with_name("emulated_amx.h")
+_AMX_DIGEST = hashlib.sha256(_AMX_SOURCE.read_bytes()).hexdigest()[:16]
+
+AMX = (_DOT_PAIRS, "-include", str(_AMX_SOURCE), f"-DAMX_SOURCE={_AMX_DIGEST}")
+"""What AMX does."""
+
+
+def goes_with_amx(level: Level) -> bool:
+    """Whether there are CPUs with AMX and the vectors of this level: others lay their operands out in other ways."""
+    return "avx512_vnni" in level.features
 
 
 @contextmanager
 def emulated_pairs(folder: Path) -> Iterator[None]:
-    """Kernels that multiply pairs of columns, whatever this CPU has; compiled here, so that a failure is one."""
+    """Kernels that multiply pairs of columns by vectors, whatever this CPU has."""
+    with _compiled_with(folder, *PAIRS):
+        yield
+
+
+@contextmanager
+def emulated_amx(folder: Path) -> Iterator[None]:
+    """Kernels that multiply by AMX, on a CPU that need not have it."""
+    if not goes_with_amx(wanted_levels()[0]):
+        pytest.skip("the vectors of this level are not those of a CPU with AMX")
+    with _compiled_with(folder, *AMX):
+        yield
+
+
+@contextmanager
+def _compiled_with(folder: Path, *options: str) -> Iterator[None]:
+    """Compiled here, so that a failure is one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "COMPILE", (*build.COMPILE, EMULATION))
+        patch.setattr(build, "COMPILE", (*build.COMPILE, *options))
         build_best(folder, wanted_levels())
         forget_library()
         yield

@@ -1,6 +1,6 @@
 """The native products of 8-bit integers against the reference: the same integers, sums within float32's rounding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -8,12 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from checkpoints.cache import cache_folder
 from engine.kernels import cpu, reference
 from engine.kernels.int8 import dequantize_rows, quantize_weight, round_rows, turned_groups
+from tests.engine.kernels.emulation import emulated_amx
 from tests.engine.kernels.rounding import DTYPES, assert_within, output_eps, sum_eps
 
 Native = Callable[[torch.dtype], cpu.CpuKernels]
 Quantized = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(params=["native", "amx"])
+def native(request: pytest.FixtureRequest, native: Native) -> Iterator[Native]:
+    """Kernels as this CPU does it, and as one with AMX does."""
+    if request.param == "native":
+        yield native
+        return
+    with emulated_amx(cache_folder() / "kernels"):
+        yield native
 
 
 def exact_and_bound(

@@ -39,7 +39,7 @@ def test_the_levels_of_cpus(cpu_with: Callable[..., list[str]]) -> None:
     assert cpu_with("x86_64", AVX2) == ["avx2", "generic"]
     assert cpu_with("x86_64", f"{AVX2} avx_vnni") == ["avx2_vnni", "avx2", "generic"]
     assert cpu_with("x86_64", AVX512) == ["avx512", "avx2", "generic"]
-    assert cpu_with("x86_64", f"{AVX512} avx512_vnni avx512_bf16 avx_vnni") == [
+    assert cpu_with("x86_64", f"{AVX512} avx512_vnni avx512_bf16 avx_vnni amx_tile amx_bf16 amx_int8") == [
         level.name for level in LEVELS if level.machine != "aarch64"
     ]
     assert cpu_with("aarch64", "asimd asimddp") == ["neon_dotprod", "generic"]
@@ -53,6 +53,15 @@ def test_features_are_those_that_all_cores_have(tmp_path: Path, monkeypatch: pyt
     assert cpu_features() == {"sse2"}
     (tmp_path / "cpuinfo").unlink()
     assert cpu_features() == frozenset()
+
+
+def test_amx_is_a_feature_where_the_system_gives_its_registers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cpuinfo").write_text("flags\t\t: avx2 amx_tile amx_bf16 amx_int8\n")
+    monkeypatch.setattr(levels, "Path", lambda name: tmp_path / Path(name).name)
+    monkeypatch.setattr(levels, "_may_use_amx", lambda: False)
+    assert cpu_features() == {"avx2"}
+    monkeypatch.setattr(levels, "_may_use_amx", lambda: True)
+    assert cpu_features() == {"avx2", "amx_tile", "amx_bf16", "amx_int8"}
 
 
 def test_the_environment_names_a_level(cpu_with: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,11 +85,11 @@ def test_what_the_compiler_does_not_know_is_left_out(
 
     monkeypatch.setattr(build, "build_library", build_library)
     with caplog.at_level(logging.WARNING, logger=build.__name__):
-        chosen, path = build_best(tmp_path, [*LEVELS[1:4], LEVELS[-1]])
+        chosen, path = build_best(tmp_path, [*LEVELS[2:5], LEVELS[-1]])
     assert (chosen.name, path.name) == ("generic", "generic.so")
     assert "level generic is used, for avx512_vnni: cc failed: unrecognized option -mavx512vnni" in caplog.text
     with pytest.raises(KernelBuildError, match="-mavx512vnni"):
-        build_best(tmp_path, [*LEVELS[1:4]])
+        build_best(tmp_path, [*LEVELS[2:5]])
 
 
 def test_the_library_says_its_level(level: str, native: Native) -> None:

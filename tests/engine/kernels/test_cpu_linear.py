@@ -1,8 +1,11 @@
-"""linear against the exact product: as this CPU does it, and with pairs of columns as AVX512-BF16 does."""
+"""linear against the exact product: as this CPU does it, with pairs of columns as AVX512-BF16 does, and by tiles as AMX does."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,21 +15,25 @@ from torch import Tensor
 
 from checkpoints.cache import cache_folder
 from engine.kernels import cpu
-from engine.kernels.build import load_library
-from engine.kernels.cpu.library import native_level
-from tests.engine.kernels.emulation import emulated_pairs
+from engine.kernels.levels import VARIABLE, supported_levels
+from tests.engine.kernels.conftest import forget_library
+from tests.engine.kernels.emulation import emulated_amx, emulated_pairs
 from tests.engine.kernels.rounding import DTYPES, assert_within, output_eps, sum_eps
 
 Native = Callable[[torch.dtype], cpu.CpuKernels]
 
 
-@pytest.fixture(params=["columns", "pairs"])
+Emulated = Callable[[Path], AbstractContextManager[None]]
+EMULATIONS: dict[str, Emulated] = {"pairs": emulated_pairs, "amx": emulated_amx}
+
+
+@pytest.fixture(params=["native", *EMULATIONS])
 def native(request: pytest.FixtureRequest, native: Native) -> Iterator[Native]:
-    """Kernels as this CPU does it, and as one does that multiplies pairs."""
-    if request.param == "columns":
+    """Kernels as this CPU does it, and as one does that multiplies pairs or tiles."""
+    if request.param == "native":
         yield native
         return
-    with emulated_pairs(cache_folder() / "kernels"):
+    with EMULATIONS[request.param](cache_folder() / "kernels"):
         yield native
 
 
@@ -162,10 +169,13 @@ def test_a_fork_has_helpers_of_its_own(native: Native) -> None:
     kernels = cpu.CpuKernels(torch.float32, num_threads=2)
     x, weight = torch.randn(5, 64), packed(kernels, torch.randn(300, 64))
     expected = kernels.linear(x, weight)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if torch.equal(kernels.linear(x, weight), expected) else 1)
-    assert os.waitpid(child, 0)[1] == 0
+    for _ in range(20):
+        time.sleep(0.001)  # the helper falls asleep, and the fork has the bell it waits for
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if torch.equal(kernels.linear(x, weight), expected) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        kernels.linear(x, weight)
 
 
 def test_bfloat16_rounds_to_nearest_even_and_keeps_nan_and_infinity(native: Native) -> None:
@@ -200,12 +210,17 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
         kernels.linear(x, weight, None, torch.zeros(4, 2))
 
 
-def test_the_emulation_is_what_the_instruction_does() -> None:
+@pytest.mark.parametrize(("level", "emulated"), [("avx512_bf16", emulated_pairs), ("amx", emulated_amx)])
+def test_the_emulation_is_what_the_instruction_does(
+    level: str, emulated: Emulated, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Down to what is lost when a sum in float32 becomes bfloat16."""
-    if isinstance(load_library(), str) or native_level() != "avx512_bf16":
-        pytest.skip("these kernels have no AVX512-BF16")
+    if level not in [supported.name for supported in supported_levels()]:
+        pytest.skip(f"this CPU has no {level}")
+    monkeypatch.setenv(VARIABLE, level)
+    forget_library()
     torch.manual_seed(0)
-    x, weight = torch.randn(13, 577).bfloat16(), torch.randn(100, 577).bfloat16()
+    x, weight = torch.randn(45, 576).bfloat16(), torch.randn(100, 576).bfloat16()
 
     def product(residual: Tensor | None = None) -> Tensor:
         kernels = cpu.CpuKernels(torch.bfloat16)
@@ -213,6 +228,6 @@ def test_the_emulation_is_what_the_instruction_does() -> None:
 
     whole = product()
     rest = product(-whole)
-    with emulated_pairs(cache_folder() / "kernels"):
+    with emulated(cache_folder() / "kernels"):
         assert torch.equal(product(), whole)
         assert torch.equal(product(-whole), rest)

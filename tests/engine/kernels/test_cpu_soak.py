@@ -12,7 +12,7 @@ import pytest
 from engine.kernels import build
 from engine.kernels.build import build_library
 from engine.kernels.levels import VARIABLE, Level, supported_levels
-from tests.engine.kernels.emulation import EMULATION
+from tests.engine.kernels.emulation import AMX, PAIRS, goes_with_amx
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[2]
@@ -58,9 +58,10 @@ def compiled_with(options: str, level: Level, folder: Path, monkeypatch: pytest.
     monkeypatch.setenv("CC", str(compiler))
     # Here, so that a failure is one (the tests would take PyTorch's kernels and be skipped), and takes its time.
     build_library(cache / "kernels", level)
-    with monkeypatch.context() as patch:
-        patch.setattr(build, "COMPILE", (*build.COMPILE, EMULATION))
-        build_library(cache / "kernels", level)
+    for options in (PAIRS, AMX) if goes_with_amx(level) else (PAIRS,):
+        with monkeypatch.context() as patch:
+            patch.setattr(build, "COMPILE", (*build.COMPILE, *options))
+            build_library(cache / "kernels", level)
     return {"CC": str(compiler), "HEADCOUNT_CACHE_DIR": str(cache), VARIABLE: level.name}
 
 

@@ -35,4 +35,14 @@ INLINE Ahead ahead_of(const Part *part, int64_t tile, int64_t num_tiles) {
 
 INLINE void fetch(const char *from, int64_t pace, int64_t line) { __builtin_prefetch(from + line * pace, 0, 2); }
 
+#define CACHE_LINE 64
+
+/* As fetch, of `count` lines from `line` on, for a part of one panel. Where tiles share what is fetched, several lines fetch of the
+ * same line of the cache, and only one of them has to. */
+INLINE void fetch_lines(const Part *part, const Ahead *ahead, int64_t line, int64_t count) {
+    const char *from = line * part->line_bytes < part->panel_bytes - ahead->distance ? ahead->early : ahead->late;
+    const int64_t step = max64(1, CACHE_LINE / ahead->pace);
+    for (int64_t i = 0; i < count; i += step) fetch(from, ahead->pace, line + i);
+}
+
 #endif

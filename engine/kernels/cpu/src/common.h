@@ -207,6 +207,18 @@ INLINE void store_vec(void *p, int64_t idx, vf x, int dtype) {
     *(vh_mem *)((uint16_t *)p + idx) = to_bfloat16(x);
 }
 
+/* 2 * VL numbers. */
+INLINE void store_two(void *p, int64_t idx, vf first, vf second, int dtype) {
+#if defined(__AVX512BF16__)
+    if (dtype == BFLOAT16) {
+        *(vu_mem *)((uint16_t *)p + idx) = (vu)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+        return;
+    }
+#endif
+    store_vec(p, idx, first, dtype);
+    store_vec(p, idx + VL, second, dtype);
+}
+
 /* ---- 2 * VL numbers in split order ----
  *
  * Two bfloat16 lie in one 32-bit element: the even one is the lower half, the odd one the upper. A shift and a mask

@@ -4,13 +4,14 @@
  *   Quad      four numbers of x, as `dot` wants them
  *   dot       acc[lane] += sum of weight[lane][i] * x[i]; exact
  *
- * Weights are in [-127, 127]. WEIGHT_OFFSET is added to each as it is packed: where the instruction takes one operand
- * without sign, it is the weights; whoever adds up starts with what takes the offset off again.
+ * Weights are in [-127, 127]. Where the instruction takes one operand without sign, it is the weights, and WEIGHT_OFFSET is
+ * added to each; whoever adds up starts with what takes the offset off again. PACKED_OFFSET of it is added as they are
+ * packed: all of it, unless AMX reads them too, which takes them with their sign.
  */
 #ifndef HEADCOUNT_DOT8_H
 #define HEADCOUNT_DOT8_H
 
-#include "common.h"
+#include "amx.h"
 
 typedef int8_t vb __attribute__((vector_size(VL)));
 typedef int32_t vi_mem __attribute__((vector_size(VL * 4), aligned(4), may_alias));
@@ -34,6 +35,15 @@ INLINE vi splat_int(int32_t x) { return x - (vi){0}; }
 #define MULTIPLY_ADD(w, x) (vi) _mm_madd_epi16((__m128i)(w), (__m128i)(x))
 #endif
 
+#ifndef DOT_INSTRUCTION
+#define WEIGHT_OFFSET 0
+#endif
+#if HAS_AMX
+#define PACKED_OFFSET 0
+#else
+#define PACKED_OFFSET WEIGHT_OFFSET
+#endif
+
 #ifdef DOT_INSTRUCTION
 
 typedef struct {
@@ -44,7 +54,10 @@ typedef struct {
     vi bytes;
 } vq;
 
-INLINE vq load_weights(const void *p) { return (vq){*(const vi_mem *)p}; }
+INLINE vq load_weights(const void *p) {
+    vi bytes = *(const vi_mem *)p;
+    return (vq){PACKED_OFFSET == WEIGHT_OFFSET ? bytes : bytes ^ splat_int((int32_t)0x80808080)};
+}
 
 INLINE vi dot(vi acc, vq w, Quad x) { return DOT_INSTRUCTION(acc, w.bytes, splat_int(x.bytes)); }
 
@@ -54,7 +67,6 @@ typedef int8_t quads_mem __attribute__((vector_size(VL), aligned(1), may_alias))
 INLINE void store_quads(Quad *quads, vi x) { *(quads_mem *)quads = __builtin_convertvector(x, vb); }
 
 #else
-#define WEIGHT_OFFSET 0
 
 /* Bytes 0 and 2 of each lane, and bytes 1 and 3, as pairs of 16 bits. */
 typedef struct {

@@ -86,7 +86,7 @@ INLINE void arrange(Weight rows, int64_t count, Cut cut, int8_t *panel) {
     for (int64_t c = 0; c < count; c++) {
         Weight row = rows_from(rows, c, cut);
         for (int64_t k = 0; k < cut.num_quads * 4; k++)
-            panel[k / 4 * PANEL * 4 + c * 4 + k % 4] = (int8_t)(row.numbers[k] + WEIGHT_OFFSET);
+            panel[k / 4 * PANEL * 4 + c * 4 + k % 4] = (int8_t)(row.numbers[k] + PACKED_OFFSET);
         for (int64_t group = 0; group < cut.num_groups; group++) scale[group * PANEL + c] = row.scale[group];
     }
 }

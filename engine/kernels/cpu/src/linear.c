@@ -4,18 +4,16 @@
  * of PANEL rows, column by column, so that a load gives PANEL rows' numbers for one element of x: no sum across lanes,
  * and an instruction and a half for each vector of products however many rows x has. A panel comes from memory once; where
  * x has more rows than a tile it is fetched while the one before is multiplied, and is in a near cache then. x is widened
- * once. A CPU that multiplies pairs of bfloat16 gets two columns at a time instead, and x as it is.
+ * once. A CPU that multiplies pairs of bfloat16 gets two columns at a time instead, and x as it is; linear_amx.h is for one that
+ * multiplies whole tiles.
  */
-#include "ahead.h"
-#include "epilogue.h"
 #include "kernels.h"
-#include "pairs.h"
+#include "linear_amx.h"
 #include "shares.h"
 
 #define TASK_BYTES (256 * 1024)  /* of W in a task at most */
 #define CHUNK 512                 /* rows of x at a time: bounds the scratch memory */
 #define SERIAL_WIDEN (16 * 1024)  /* numbers that are widened faster than a team of threads is woken */
-#define PANEL (2 * VL)            /* rows of W in a panel */
 #define FEW_ROWS 3                /* of x, with which a task has FEW_PANELS at least: one alone waits for its sums */
 #define FEW_PANELS 3
 #if NUM_REGISTERS == 32
@@ -26,99 +24,8 @@
 #define TILE_ROWS 6
 #endif
 
-/* ---- packing ---- */
-
 /* x's format: where columns are not multiplied in pairs it is widened. */
 #define X_DTYPE(dtype) (IS_PAIRED(dtype) ? BFLOAT16 : FLOAT32)
-
-/* Where number k of row c of a whole panel stands. A panel is a column of PANEL numbers after the other; in one of
- * bfloat16 two share 32 bits, and the lower halves make up the first vector. Where columns are paired, the two numbers
- * of a row share the 32 bits, and only the last of an odd number of columns is as elsewhere. */
-INLINE int64_t place_of(const int dtype, int64_t k, int64_t c, int64_t depth) {
-    if (IS_PAIRED(dtype) && (k ^ 1) < depth) return (k & ~1) * PANEL + 2 * c + (k & 1);
-    return k * PANEL + (dtype == FLOAT32 ? c : c < VL ? 2 * c : 2 * (c - VL) + 1);
-}
-
-/* `count` rows [depth] -> a panel. */
-INLINE void fill_panel(const int dtype, const void *rows, int64_t count, int64_t depth, void *panel) {
-    for (int64_t c = 0; c < count; c++) {
-        for (int64_t k = 0; k < depth; k++)
-            memcpy(at_mut(panel, place_of(dtype, k, c, depth), dtype), at(rows, c * depth + k, dtype),
-                   (size_t)size_of(dtype));
-    }
-}
-
-typedef struct {
-    void *weight;
-    int64_t width, depth;
-    int dtype, failed;
-} Packing;
-
-static void pack_panel(void *context, int64_t i) {
-    Packing *p = context;
-    size_t size = (size_t)(PANEL * p->depth * size_of(p->dtype));
-    void *panel = at_mut(p->weight, i * PANEL * p->depth, p->dtype), *packed = malloc(size);
-    if (!packed) {
-        __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
-        return;
-    }
-    if (p->dtype == FLOAT32)
-        fill_panel(FLOAT32, panel, PANEL, p->depth, packed);
-    else
-        fill_panel(BFLOAT16, panel, PANEL, p->depth, packed);
-    memcpy(panel, packed, size);
-    free(packed);
-}
-
-/* Pack a weight [width, depth] of `dtype` in place, each whole panel of its rows (place_of); rows that make up no panel
- * stay as they are, behind the others. Returns 0, or -1 where there is no memory for a panel. */
-EXPORT int hc_pack(int dtype, void *weight, int64_t width, int64_t depth, int num_threads) {
-    Packing packing = {weight, width, depth, dtype, 0};
-    run_tasks(pack_panel, &packing, width / PANEL, num_threads);
-    return packing.failed ? -1 : 0;
-}
-
-typedef struct {
-    const void *weight;
-    const int64_t *row_ids;
-    void *out;
-    int64_t num_ids, width, depth;
-} Gathering;
-
-#define GATHER_ROWS 4
-
-INLINE void gather_rows(const int dtype, const Gathering *g, int64_t i) {
-    for (int64_t n = i * GATHER_ROWS; n < min64(g->num_ids, (i + 1) * GATHER_ROWS); n++) {
-        int64_t row = g->row_ids[n], first = row / PANEL * PANEL, size = size_of(dtype);
-        char *out = (char *)g->out + n * g->depth * size;
-        if (first + PANEL > g->width) {
-            memcpy(out, at(g->weight, row * g->depth, dtype), (size_t)(g->depth * size));
-            continue;
-        }
-        const char *panel = at(g->weight, first * g->depth, dtype);
-        for (int64_t k = 0; k < g->depth; k++)
-            memcpy(out + k * size, panel + place_of(dtype, k, row - first, g->depth) * size, (size_t)size);
-    }
-}
-
-static void gather_float32(void *gathering, int64_t i) { gather_rows(FLOAT32, gathering, i); }
-
-static void gather_bfloat16(void *gathering, int64_t i) { gather_rows(BFLOAT16, gathering, i); }
-
-/* Rows of a packed weight: out[n] = weight[row_ids[n]].
- *
- *   weight   [width, depth] of `dtype`, packed
- *   row_ids  [num_ids], each in [0, width)
- *   out      [num_ids, depth] of `dtype`
- */
-EXPORT void hc_gather_rows(int dtype, const void *weight, const int64_t *row_ids, void *out, int64_t num_ids,
-                           int64_t width, int64_t depth, int num_threads) {
-    Gathering gathering = {weight, row_ids, out, num_ids, width, depth};
-    run_tasks(dtype == FLOAT32 ? gather_float32 : gather_bfloat16, &gathering,
-              (num_ids + GATHER_ROWS - 1) / GATHER_ROWS, num_ids > 16 ? num_threads : 1);
-}
-
-/* ---- the product ---- */
 
 typedef struct {
     const void *x; /* [num_rows, depth] of X_DTYPE */
@@ -254,8 +161,10 @@ EACH_TILE(DEFINE_TILES)
 static const TileFunction TILES[2][TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TILES)};
 
 /* How many of `left` panels are multiplied with all rows before the rest is: what the largest of their tiles takes. */
-INLINE int64_t panels_at_once(const int dtype, int64_t num_rows, int64_t left) {
-    const TileFunction *tiles = TILES[dtype][row_tile(0, num_rows, num_row_tiles(num_rows, TILE_ROWS)).count - 1];
+INLINE int64_t panels_at_once(const int dtype, const Job *job, int64_t left) {
+    if (is_for_amx(dtype, job->depth)) return left;
+    const int64_t num_tiles = num_row_tiles(job->num_rows, TILE_ROWS);
+    const TileFunction *tiles = TILES[dtype][row_tile(0, job->num_rows, num_tiles).count - 1];
     int64_t panels = equal_part(left, TILE_PANELS);
     while (!tiles[panels - 1]) panels--;
     return panels;
@@ -263,6 +172,10 @@ INLINE int64_t panels_at_once(const int dtype, int64_t num_rows, int64_t left) {
 
 /* All rows of x against the panels of a part, W's rows from `start` on; `count` of them are W's, the rest is padding. */
 INLINE void all_rows(const int dtype, const Job *job, const Part *part, int64_t start, int64_t count) {
+    if (is_for_amx(dtype, job->depth)) {
+        multiply_by_amx(job->x, job->num_rows, job->depth, part, &job->end, start, count);
+        return;
+    }
     float sums[TILE_ROWS * TILE_PANELS * PANEL];
     const int64_t num_tiles = num_row_tiles(job->num_rows, TILE_ROWS);
     for (int64_t i = 0; i < num_tiles; i++) {
@@ -274,9 +187,10 @@ INLINE void all_rows(const int dtype, const Job *job, const Part *part, int64_t 
     }
 }
 
-/* `panels` panels at w; the thread goes on at `next`. */
+/* `panels` panels at w; the thread goes on at `next`. AMX takes one after the other, as if they were one. */
 INLINE Part part_of(const int dtype, const Job *job, const void *w, const void *next, int64_t panels) {
     const int64_t line = PANEL * size_of(dtype);
+    if (is_for_amx(dtype, job->depth)) return (Part){w, next, 1, panels * job->depth * line, line, STEP * line};
     return (Part){w, next, panels, job->depth * line, line, 2 * line};
 }
 
@@ -294,14 +208,10 @@ INLINE void multiply_rest(const int dtype, Job *job) {
     free(panel);
 }
 
-INLINE void block(const int dtype, Job *job, int64_t i) {
-    if (i == job->num_shares) {
-        multiply_rest(dtype, job);
-        return;
-    }
+INLINE void multiply_share(const int dtype, const Job *job, int64_t i) {
     const Share share = share_of(i, job->num_panels, job->num_shares, job->num_threads);
     for (int64_t panel = share.first; panel < share.last;) {
-        int64_t panels = panels_at_once(dtype, job->num_rows, share.last - panel);
+        int64_t panels = panels_at_once(dtype, job, share.last - panel);
         int64_t after = panel + panels < share.last ? panel + panels : share.later;
         const void *w = at(job->weight, panel * PANEL * job->depth, dtype);
         const void *next = after < 0 ? w : at(job->weight, after * PANEL * job->depth, dtype);
@@ -309,6 +219,16 @@ INLINE void block(const int dtype, Job *job, int64_t i) {
         all_rows(dtype, job, &part, panel * PANEL, panels * PANEL);
         panel += panels;
     }
+}
+
+INLINE void block(const int dtype, Job *job, int64_t i) {
+    const int by_amx = is_for_amx(dtype, job->depth);
+    if (by_amx) configure_pairs(job->num_rows);
+    if (i < job->num_shares)
+        multiply_share(dtype, job, i);
+    else
+        multiply_rest(dtype, job);
+    if (by_amx) AMX_RELEASE();
 }
 
 #define WIDEN_ROWS 16 /* rows of x that a task widens */

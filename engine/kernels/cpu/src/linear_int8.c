@@ -5,10 +5,8 @@
  * of each of VL rows. A few panels at a time are multiplied with all rows of x; where these are more than a tile has, the
  * panels come from memory while those before them are multiplied, and are in a near cache then.
  */
-#include "ahead.h"
-#include "epilogue.h"
 #include "kernels.h"
-#include "rounded8.h"
+#include "linear_int8_amx.h"
 #include "shares.h"
 
 #define TASK_BYTES (256 * 1024)    /* of W in a task at most */
@@ -38,12 +36,12 @@ typedef struct {
     const char *scales; /* of where the thread goes on */
 } Fetching;
 
-typedef vi Counts[TILE_ROWS][TILE_PANELS]; /* a tile's sums over a group */
+typedef vi GroupSums[TILE_ROWS][TILE_PANELS]; /* a tile's, over a group */
 typedef vf Sums[TILE_ROWS][TILE_PANELS];
 
 /* `count` quads, from `first` on, of `panels` panels at w times `rows` rows of x. Meanwhile W is fetched from `ahead` on. */
 INLINE void add_products(const int rows, const int panels, const Quad *x, const int8_t *w, int64_t num_quads, int64_t first,
-                         int64_t count, const char *ahead, int64_t pace, Counts acc) {
+                         int64_t count, const char *ahead, int64_t pace, GroupSums acc) {
     for (int64_t k = 0; k < count; k++) {
         vq column[TILE_PANELS];
         UNROLL
@@ -73,7 +71,7 @@ INLINE void add_group(const int rows, const int panels, const Rounded *x, RowTil
     const char *from = left * LINE > ahead->distance ? ahead->early : ahead->late;
     const int64_t scale_bytes = panels * PANEL * 2;
     prefetch(fetching->scales + group * scale_bytes, scale_bytes);
-    Counts acc;
+    GroupSums acc;
     UNROLL
     for (int m = 0; m < rows; m++) {
         UNROLL
@@ -134,6 +132,7 @@ static const TileFunction TILES[TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TILE)}
 
 /* How many of `left` panels are multiplied with all rows before the rest is: what the largest of their tiles takes. */
 INLINE int64_t panels_at_once(const Rounded *x, int64_t left) {
+    if (is_for_amx(x->cut, x->num_rows)) return equal_part(left, AMX_PANELS);
     const TileFunction *tiles = TILES[row_tile(0, x->num_rows, x->num_tiles).count - 1];
     int64_t panels = equal_part(left, TILE_PANELS);
     while (!tiles[panels - 1]) panels--;
@@ -143,8 +142,12 @@ INLINE int64_t panels_at_once(const Rounded *x, int64_t left) {
 /* All rows of x against `panels` panels at w, W's rows from `start` on, `count` of them; the thread goes on at `next`. */
 INLINE void all_rows(const int dtype, const Job *job, Weight w, Weight next, int64_t panels, int64_t start,
                      int64_t count) {
-    float sums[TILE_ROWS * TILE_PANELS * PANEL];
     const Rounded *x = &job->x;
+    if (is_for_amx(x->cut, x->num_rows)) {
+        multiply_by_amx(dtype, x, w, next, &job->end, start, count);
+        return;
+    }
+    float sums[TILE_ROWS * TILE_PANELS * PANEL];
     const Part part = {(const char *)w.numbers, (const char *)next.numbers, panels, x->cut.num_quads * LINE, LINE,
                        GROUP_QUADS * LINE};
     for (int64_t i = 0; i < x->num_tiles; i++) {
@@ -170,11 +173,7 @@ INLINE void multiply_rest(const int dtype, Job *job) {
     free(panel);
 }
 
-INLINE void block(const int dtype, Job *job, int64_t i) {
-    if (i == job->num_shares) {
-        multiply_rest(dtype, job);
-        return;
-    }
+INLINE void multiply_share(const int dtype, const Job *job, int64_t i) {
     const Cut cut = job->x.cut;
     const Share share = share_of(i, job->num_units, job->num_shares, job->num_threads);
     const int64_t last = min64(job->end.width / PANEL, share.last * UNIT);
@@ -186,6 +185,16 @@ INLINE void block(const int dtype, Job *job, int64_t i) {
         all_rows(dtype, job, w, next, panels, panel * PANEL, panels * PANEL);
         panel += panels;
     }
+}
+
+INLINE void block(const int dtype, Job *job, int64_t i) {
+    const int by_amx = is_for_amx(job->x.cut, job->x.num_rows);
+    if (by_amx) configure_quads();
+    if (i < job->num_shares)
+        multiply_share(dtype, job, i);
+    else
+        multiply_rest(dtype, job);
+    if (by_amx) AMX_RELEASE();
 }
 
 static void block_float32(void *job, int64_t i) { block(FLOAT32, job, i); }
@@ -215,7 +224,7 @@ EXPORT int hc_linear_int8(int dtype, int y_dtype, const void *x, const int8_t *w
     int64_t num_tasks = shares + (width % PANEL > 0);
     for (int64_t row = 0; row < num_rows; row += CHUNK) {
         room.num_rows = min64(CHUNK, num_rows - row);
-        room.num_tiles = num_row_tiles(room.num_rows, TILE_ROWS);
+        room.num_tiles = num_row_tiles(room.num_rows, is_for_amx(room.cut, room.num_rows) ? AMX_ROWS : TILE_ROWS);
         round_rows(dtype, at(x, row * depth, dtype), &room, num_threads);
         Job job = {
             .x = room,

@@ -103,7 +103,14 @@ static int start_helpers(int wanted) {
     return num_started < wanted ? num_started : wanted;
 }
 
-static void forget_helpers(void) { num_started = 0; } /* a fork has the caller's thread only */
+/* A fork has the caller's thread only: those that were asleep, or held a mutex, are not there to wake or to let it go. */
+static void forget_helpers(void) {
+    num_started = 0;
+    atomic_store(&num_asleep, 0);
+    caller = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    door = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    bell = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
 
 static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_helpers); }
 

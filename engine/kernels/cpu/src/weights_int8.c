@@ -114,7 +114,7 @@ INLINE float number_of(const Gathering *g, int64_t row, int64_t k) {
         return (float)rest.numbers[k] * load_one(rest.scale, group, BFLOAT16);
     }
     Weight panel = rows_from(g->weight, row - c, g->cut);
-    int8_t number = (int8_t)(panel.numbers[k / 4 * PANEL * 4 + c * 4 + k % 4] - WEIGHT_OFFSET);
+    int8_t number = (int8_t)(panel.numbers[k / 4 * PANEL * 4 + c * 4 + k % 4] - PACKED_OFFSET);
     return (float)number * load_one(panel.scale, group * PANEL + c, BFLOAT16);
 }
 

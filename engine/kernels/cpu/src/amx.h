@@ -1,0 +1,57 @@
+/* Intel's AMX: eight registers of up to 16 rows of 64 bytes, and products of two of them. A thread configures them before it uses
+ * them and releases them afterwards; engine/kernels/levels.py asks the system for them.
+ *
+ *   AMX_DOT_PAIRS(c, a, b)  c[m][n] += sum over k of a[m][k] * b[k / 2][2 n + k % 2] of bfloat16, in float32
+ *   AMX_DOT_QUADS(c, a, b)  c[m][n] += sum over k of a[m][k] * b[k / 4][4 n + k % 4] of int8, in int32; exact
+ *
+ * AMX_STREAM loads what is not needed again soon: it does not drive out of the nearest cache what is.
+ *
+ * A row of c depends on the same row of a, and on no other. Defined from outside, with HAS_AMX, they stand for instructions that
+ * the CPU lacks, as the tests do. The compilers' own functions are not used: GCC 12's may be moved before the stores that
+ * fill what they read.
+ */
+#ifndef HEADCOUNT_AMX_H
+#define HEADCOUNT_AMX_H
+
+#include "common.h"
+
+#define AMX_ROWS 16
+#define AMX_BYTES 64 /* of a row */
+
+/* How many rows each register has, and bytes a row; as the instruction reads it. */
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} AmxConfig;
+
+#if !defined(HAS_AMX) && defined(__AMX_BF16__) && defined(__AMX_INT8__)
+#define HAS_AMX 1
+#define AMX_CONFIGURE(config) __asm__ volatile("ldtilecfg %0" ::"m"(*(config)))
+#define AMX_RELEASE() __asm__ volatile("tilerelease" ::)
+#define AMX_ZERO(t) __asm__ volatile("tilezero %%tmm" #t ::)
+#define AMX_LOAD(t, p, stride) \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"((const void *)(p)), "r"((int64_t)(stride)) : "memory")
+#define AMX_STREAM(t, p, stride) \
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #t ::"r"((const void *)(p)), "r"((int64_t)(stride)) : "memory")
+#define AMX_STORE(t, p, stride) \
+    __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"((void *)(p)), "r"((int64_t)(stride)) : "memory")
+#define AMX_DOT_PAIRS(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
+#define AMX_DOT_QUADS(c, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
+#endif
+
+#ifndef HAS_AMX
+#define HAS_AMX 0
+#endif
+#if !HAS_AMX /* compiled, and never reached */
+#define AMX_CONFIGURE(config) ((void)(config))
+#define AMX_RELEASE() ((void)0)
+#define AMX_ZERO(t) ((void)0)
+#define AMX_LOAD(t, p, stride) ((void)(p), (void)(stride))
+#define AMX_STREAM(t, p, stride) ((void)(p), (void)(stride))
+#define AMX_STORE(t, p, stride) ((void)(p), (void)(stride))
+#define AMX_DOT_PAIRS(c, a, b) ((void)0)
+#define AMX_DOT_QUADS(c, a, b) ((void)0)
+#endif
+
+#endif

@@ -1,0 +1,91 @@
+/* Rows of x times a panel of W, both as 8-bit integers, by AMX: 16 rows of x, the 16 of a panel, and a group of columns at a time.
+ * The sums of a group are the same integers as elsewhere, and go to the same sums of groups.
+ */
+#ifndef HEADCOUNT_LINEAR_INT8_AMX_H
+#define HEADCOUNT_LINEAR_INT8_AMX_H
+
+#include "ahead.h"
+#include "epilogue.h"
+#include "rounded8.h"
+
+#define AMX_PANELS 4 /* whose sums are finished together */
+#define FEWEST_ROWS 8 /* of x, that are faster so than by vectors */
+
+_Static_assert(!HAS_AMX || (sizeof(Quad) == 4 && PANEL == AMX_ROWS), "operands are laid out as AMX reads them");
+
+/* Either way gives the same numbers, so it may depend on how many rows there are. */
+INLINE int is_for_amx(Cut cut, int64_t num_rows) {
+    return HAS_AMX && num_rows >= FEWEST_ROWS && cut.depth && cut.depth % GROUP == 0;
+}
+
+/* Registers 0 and 1 are counts, 2 and 3 a group of x, 4 and 5 one of W. */
+INLINE void configure_quads(void) {
+    AmxConfig config = {.palette = 1};
+    for (int t = 0; t < 6; t++) {
+        config.row_bytes[t] = t == 2 || t == 3 ? GROUP : AMX_BYTES;
+        config.rows[t] = t < 4 ? AMX_ROWS : GROUP_QUADS;
+    }
+    AMX_CONFIGURE(&config);
+}
+
+typedef int32_t Counts[AMX_ROWS][PANEL]; /* sums over a group */
+
+#define COUNT_GROUP(c, a, b, x, w, counts) \
+    do {                                   \
+        AMX_ZERO(c);                       \
+        AMX_LOAD(a, x, GROUP);             \
+        AMX_LOAD(b, w, AMX_BYTES);         \
+        AMX_DOT_QUADS(c, a, b);            \
+        AMX_STORE(c, counts, AMX_BYTES);   \
+    } while (0)
+
+INLINE void add_counts(const Counts counts, const float *x_scale, vf scale, vf sums[AMX_ROWS]) {
+    UNROLL
+    for (int m = 0; m < AMX_ROWS; m++)
+        sums[m] = vfma(x_scale[m] * scale, __builtin_convertvector(*(const vi_mem *)counts[m], vf), sums[m]);
+}
+
+/* A tile of x's rows times a panel -> out [AMX_ROWS, `stride`]; only the tile's rows mean something.
+ *
+ *   line  number of the panel's first quads among the part's
+ */
+NOINLINE void multiply_quads(const Rounded *x, RowTile tile, Weight w, const Part *part, const Ahead *ahead, int64_t line,
+                             float *out, int64_t stride) {
+    const int64_t place = group_place(x, tile, 0);
+    Counts counts[2];
+    vf sums[AMX_ROWS];
+    UNROLL
+    for (int m = 0; m < AMX_ROWS; m++) sums[m] = splat(0);
+    for (int64_t group = 0; group < x->cut.num_groups; group++) {
+        const int64_t row = place + group * tile.count, first = group * GROUP_QUADS;
+        fetch_lines(part, ahead, line + first, GROUP_QUADS);
+        /* Two sets of registers take turns. */
+        if (group % 2)
+            COUNT_GROUP(1, 3, 5, x->quads + row * GROUP_QUADS, w.numbers + first * AMX_BYTES, counts[1]);
+        else
+            COUNT_GROUP(0, 2, 4, x->quads + row * GROUP_QUADS, w.numbers + first * AMX_BYTES, counts[0]);
+        add_counts(counts[group % 2], x->scale + row, load_vec(w.scale, group * PANEL, BFLOAT16), sums);
+    }
+    UNROLL
+    for (int m = 0; m < AMX_ROWS; m++) store(out + m * stride, sums[m]);
+}
+
+/* All rows of x against AMX_PANELS panels at most; the first column of w is y's column `start`, and `count` are W's. */
+INLINE void multiply_by_amx(const int dtype, const Rounded *x, Weight w, Weight next, const Epilogue *end, int64_t start,
+                            int64_t count) {
+    float sums[AMX_ROWS * AMX_PANELS * PANEL];
+    const Cut cut = x->cut;
+    const int64_t panels = (count + PANEL - 1) / PANEL, stride = panels * PANEL;
+    const Part part = {(const char *)w.numbers, (const char *)next.numbers, 1, panels * cut.num_quads * AMX_BYTES, AMX_BYTES,
+                       GROUP_QUADS * AMX_BYTES};
+    for (int64_t i = 0; i < x->num_tiles; i++) {
+        const RowTile tile = row_tile(i, x->num_rows, x->num_tiles);
+        const Ahead ahead = ahead_of(&part, i, x->num_tiles);
+        for (int64_t m = 0; m < tile.count; m++) prefetch_row(end, tile.first + m, start);
+        for (int64_t p = 0; p < panels; p++)
+            multiply_quads(x, tile, rows_from(w, p * PANEL, cut), &part, &ahead, p * cut.num_quads, sums + p * PANEL, stride);
+        for (int64_t m = 0; m < tile.count; m++) finish_row(dtype, end, sums + m * stride, tile.first + m, start, count);
+    }
+}
+
+#endif
