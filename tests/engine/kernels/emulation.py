@@ -1,8 +1,8 @@
 """Kernels with instructions that this CPU may lack."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,8 @@ from engine.kernels import build
 from engine.kernels.build import build_best
 from engine.kernels.levels import Level, wanted_levels
 from tests.engine.kernels.conftest import forget_library
+
+Emulated = Callable[[Path], AbstractContextManager[None]]
 
 _DOT_PAIRS = (
     "-DDOT_PAIRS(acc, w, x)="

@@ -12,7 +12,7 @@ from checkpoints.cache import cache_folder
 from engine.kernels import cpu
 from kvcache.storage import LayerCache
 from tests.engine.attention.naive_attention import Case, Shape, make_case, naive_attention
-from tests.engine.kernels.emulation import emulated_pairs
+from tests.engine.kernels.emulation import Emulated, emulated_amx, emulated_pairs
 from tests.engine.kernels.rounding import DTYPES, FLOAT32_EPS, assert_within, output_eps, sum_eps
 
 Native = Callable[..., cpu.CpuKernels]
@@ -71,6 +71,15 @@ def test_scores_of_pairs(k_head_dim: int, native: Native) -> None:
         check(native(torch.bfloat16), make_case(shape, *RAGGED, torch.bfloat16), k_head_dim**-0.5, window=70)
 
 
+@pytest.mark.parametrize(("num_q_heads", "num_kv_heads"), [(6, 2), (34, 2), (40, 1)])
+@pytest.mark.parametrize(("k_head_dim", "v_head_dim"), [(32, 16), (64, 64), (96, 80), (192, 128)])
+def test_by_amx(num_q_heads: int, num_kv_heads: int, k_head_dim: int, v_head_dim: int, native: Native) -> None:
+    """As AMX multiplies, on other CPUs too: tiles of rows that are full, short, or overlap."""
+    shape = Shape(num_q_heads, num_kv_heads, k_head_dim, v_head_dim, block_size=16)
+    with emulated_amx(cache_folder() / "kernels"):
+        check(native(torch.bfloat16), make_case(shape, *RAGGED, torch.bfloat16), k_head_dim**-0.5, window=70)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [None, 600])
 def test_long_contexts_are_split_among_threads(window: int | None, dtype: torch.dtype, native: Native) -> None:
@@ -105,8 +114,9 @@ def test_a_token_gets_the_same_alone_in_a_batch_and_in_chunks(
     assert_same_in_chunks(native(dtype), dtype, window)
 
 
-def test_scores_of_pairs_are_the_same_alone_and_in_chunks(native: Native) -> None:
-    with emulated_pairs(cache_folder() / "kernels"):
+@pytest.mark.parametrize("emulated", [emulated_pairs, emulated_amx])
+def test_other_instructions_give_the_same_alone_and_in_chunks(emulated: Emulated, native: Native) -> None:
+    with emulated(cache_folder() / "kernels"):
         assert_same_in_chunks(native(torch.bfloat16), torch.bfloat16, window=100)
 
 

@@ -4,8 +4,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,13 +15,12 @@ from checkpoints.cache import cache_folder
 from engine.kernels import cpu
 from engine.kernels.levels import VARIABLE, supported_levels
 from tests.engine.kernels.conftest import forget_library
-from tests.engine.kernels.emulation import emulated_amx, emulated_pairs
+from tests.engine.kernels.emulation import Emulated, emulated_amx, emulated_pairs
 from tests.engine.kernels.rounding import DTYPES, assert_within, output_eps, sum_eps
 
 Native = Callable[[torch.dtype], cpu.CpuKernels]
 
 
-Emulated = Callable[[Path], AbstractContextManager[None]]
 EMULATIONS: dict[str, Emulated] = {"pairs": emulated_pairs, "amx": emulated_amx}
 
 

@@ -7,7 +7,7 @@
  * context with few sequences has to be shared among threads. Tiles and splits begin at multiples of their size in the
  * sequence, whatever else is in the batch: so the same row gets the same numbers always.
  */
-#include "attention_tile.h"
+#include "attention_amx.h"
 
 #define LEAST_TASKS 3 /* a thread, of the longest ones: fewer leave threads waiting for the last */
 
@@ -23,17 +23,20 @@ typedef struct {
 /* ---- one split of one run ---- */
 
 INLINE int64_t scratch_size(const Attention *a) {
-    return most_rows(a) * (padded_k(a) + TILE) + TILE * (padded_v(a) + a->k_head_dim + 2);
+    const int64_t of_row = padded_k(a) + TILE + 1 + (is_for_amx(a->kv_dtype, a) ? NUM_TERMS * TILE / 2 : 0);
+    return most_rows(a) * of_row + TILE * (padded_v(a) + a->k_head_dim + 2);
 }
 
 /* What attend_span works with. Where scores are products of pairs, queries and keys are bfloat16 as they were: q [rows,
- * k_head_dim], and transposed [k_head_dim / 2, TILE] pairs. */
+ * k_head_dim], and transposed [k_head_dim / 2, TILE] pairs. AMX has values in pairs too, and the weights' terms. */
 typedef struct {
     float *q;                   /* [rows, padded_k], times softmax_scale */
     float *scores;              /* [rows, TILE], then the weights of the values */
     float *v;                   /* [TILE, padded_v] in the order of read_value */
     float *transposed;          /* [k_head_dim, TILE] */
     float *k_scales, *v_scales; /* [TILE] */
+    float *shrink;              /* [rows], by how much a tile makes the sums before it smaller */
+    uint16_t *terms;            /* as split_weights makes them */
 } Scratch;
 
 INLINE Scratch lay_out(float *memory, const Attention *a) {
@@ -43,6 +46,8 @@ INLINE Scratch lay_out(float *memory, const Attention *a) {
     s.transposed = s.v + TILE * padded_v(a);
     s.k_scales = s.transposed + TILE * a->k_head_dim;
     s.v_scales = s.k_scales + TILE;
+    s.shrink = s.v_scales + TILE;
+    s.terms = (uint16_t *)(s.shrink + most_rows(a));
     return s;
 }
 
@@ -77,6 +82,23 @@ INLINE const void *query_at(const int kv_dtype, const Attention *a, const float 
     return q + row * padded_k(a);
 }
 
+/* scores [num_rows, TILE] of the tile's keys; what stands behind them is rubbish. `q` is what read_queries makes. */
+INLINE void score_tile(const int kv_dtype, const Attention *a, const void *q, int64_t num_rows, const Tile *tile,
+                       const Scratch *s) {
+    const int64_t width = round_up(tile->count, VL), depth = a->k_head_dim;
+    if (is_for_amx(kv_dtype, a)) {
+        score_by_amx(q, s->transposed, num_rows, depth, a->softmax_scale, s->scores);
+        return;
+    }
+    if (is_scored_in_pairs(kv_dtype, a)) {
+        multiply_all_pairs(q, (const vu_mem *)s->transposed, num_rows, depth / 2, TILE, width / VL, a->softmax_scale,
+                           s->scores);
+        return;
+    }
+    memset(s->scores, 0, sizeof(float) * (size_t)(num_rows * TILE));
+    add_products(q, padded_k(a), s->transposed, TILE, num_rows, depth, width, s->scores);
+}
+
 /* A value in float32: in split order, or in quarter order where it has 8 bits. */
 INLINE void read_value(const int kv_dtype, float *dst, const void *src, int64_t width) {
     if (is_eight_bit(kv_dtype))
@@ -90,10 +112,21 @@ INLINE int is_in_place(const int kv_dtype, const Attention *a, int64_t num_rows)
     return !is_eight_bit(kv_dtype) && num_rows <= MAX_ROWS && a->v_head_dim % (VECTORS * VL) == 0;
 }
 
-/* out += the tile's values by their weights, for the run's head number `head`. Meanwhile the next tile's are fetched. */
+/* out = out * shrink + the tile's values by their weights, for the run's head number `head`. Meanwhile the next tile's are
+ * fetched. */
 INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile, const Tile *next, int64_t head,
                        int64_t num_rows, const Scratch *s, float *out) {
     const int64_t width = padded_v(a);
+    if (is_for_amx(kv_dtype, a)) {
+        pair_values(a, tile, next, head, s->v);
+        split_weights(s->scores, num_rows, s->terms);
+        add_by_amx(a, s->terms, s->v, tile->count, num_rows, s->shrink, out);
+        return;
+    }
+    for (int64_t row = 0; row < num_rows; row++) {
+        if (s->shrink[row] == 1) continue;
+        for (int64_t i = 0; i < width; i++) out[row * width + i] *= s->shrink[row];
+    }
     if (is_in_place(kv_dtype, a, num_rows)) {
         const int64_t *ahead = head < next->num_heads ? next->heads : NULL;
         Rows values = {row_of(kv_dtype, a->v_cache, head, width), width, tile->heads, ahead};
@@ -110,24 +143,22 @@ INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile,
 }
 
 /* Scores of a tile to weights of its values, row by row of the run's head number `head`; `out` is brought up to date with
- * their sums. */
+ * their sums, but for its acc. */
 INLINE void weigh_tile(const int kv_dtype, const Attention *a, const Run *run, int64_t first, const Tile *tile,
                        int64_t head, const Scratch *s, Partial out) {
-    const int64_t group = group_of(a), num_rows = rows_of_head(a, run), width = padded_v(a);
+    const int64_t group = group_of(a), num_rows = rows_of_head(a, run);
     const int is_adjusted = has_adjustments(kv_dtype, a);
     for (int64_t row = 0; row < num_rows; row++) {
         int64_t position = run->first_position + row / group, q_head = head_of(a, run, head * num_rows + row);
         int64_t low = max64(0, position - a->window + 1 - first), high = min64(tile->count, position + 1 - first);
         float *weights = s->scores + row * TILE;
+        s->shrink[row] = 1;
         if (low >= high) {
             memset(weights, 0, TILE * sizeof(float));
             continue;
         }
         if (is_adjusted) adjust_row(kv_dtype, a, s->k_scales, q_head, first - position, weights);
-        float shrink = weigh_row(weights, low, high, &out.max[row], &out.sum[row]);
-        if (shrink != 1) {
-            for (int64_t i = 0; i < width; i++) out.acc[row * width + i] *= shrink;
-        }
+        s->shrink[row] = weigh_row(weights, low, high, &out.max[row], &out.sum[row]);
         if (is_eight_bit(kv_dtype)) {
             for (int64_t j = 0; j < TILE; j += VL) store(weights + j, load(weights + j) * load(s->v_scales + j));
         }
@@ -139,7 +170,8 @@ INLINE void attend_tile(const int kv_dtype, const Attention *a, const Run *run, 
                         const Tile *next, int64_t head, const Scratch *s, Partial out) {
     const int64_t num_rows = rows_of_head(a, run);
     const void *q = query_at(kv_dtype, a, s->q, head * num_rows);
-    score_tile(kv_dtype, a, q, num_rows, tile, next, head, s->transposed, s->scores);
+    lay_out_keys(kv_dtype, a, tile, next, head, s->transposed);
+    score_tile(kv_dtype, a, q, num_rows, tile, s);
     if (is_eight_bit(kv_dtype)) {
         read_scales(a->k_scale, tile, head, s->k_scales);
         read_scales(a->v_scale, tile, head, s->v_scales);
@@ -163,6 +195,7 @@ INLINE void attend_span(const int kv_dtype, const Attention *a, Span span, Span 
         out.sum[row] = 0;
     }
     memset(out.acc, 0, sizeof(float) * (size_t)(num_rows * padded_v(a)));
+    if (is_for_amx(kv_dtype, a)) configure_rows(rows_of_head(a, run));
     Tile tile, next;
     find_tile(a, span, &next);
     for (int64_t first = span.start; first < span.stop; first += TILE) {
@@ -172,6 +205,7 @@ INLINE void attend_span(const int kv_dtype, const Attention *a, Span span, Span 
             attend_tile(kv_dtype, a, run, first, &tile, &next, head, &s,
                         rows_from(a, out, head * rows_of_head(a, run)));
     }
+    if (is_for_amx(kv_dtype, a)) AMX_RELEASE();
 }
 
 /* Bring the softmax over further keys into `total`. */
@@ -217,9 +251,13 @@ INLINE float normalizer(const Attention *a, int64_t head, float max, float sum) 
     return shrink / (sum * shrink + vexp(splat(a->sinks[head] - highest))[0]);
 }
 
-/* src [width] in the order of read_value times scale -> dst [width]. */
+/* src [width] in the order that acc has times scale -> dst [width]. */
 INLINE void write_row(const Attention *a, void *dst, const float *src, float scale) {
     const int is_wide = a->dtype == FLOAT32;
+    if (is_for_amx(a->kv_dtype, a)) {
+        for (int64_t i = 0; i < a->v_head_dim; i += VL) store_vec(dst, i, load(src + i) * scale, BFLOAT16);
+        return;
+    }
     if (is_eight_bit(a->kv_dtype) && is_wide)
         order_quarters(dst, src, scale, a->v_head_dim, FLOAT32);
     else if (is_eight_bit(a->kv_dtype))

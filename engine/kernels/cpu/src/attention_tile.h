@@ -28,7 +28,7 @@ typedef struct {
 
 /* A softmax under way, for the rows of a run: sum = sum of e^(score - max), acc = the same with v. */
 typedef struct {
-    float *max, *sum, *acc; /* [rows], [rows], [rows, width], columns in the order of read_value */
+    float *max, *sum, *acc; /* [rows], [rows], [rows, width], columns in the order of read_value; AMX: in their own */
 } Partial;
 
 /* Keys whose scores exist at a time, and where the run's first head of each lies: a number of heads from the cache's begin.
@@ -170,29 +170,21 @@ INLINE void read_scales(const uint16_t *scale, const Tile *tile, int64_t head, f
         store(out + j, widen_halves(to_32_bits(*(const vh_mem *)(halves + j))));
 }
 
-/* scores [num_rows, TILE] of the tile's keys for the run's head number `head`; what stands behind them is rubbish. `q` is
- * what read_queries makes. Meanwhile the next tile's keys are fetched, bit by bit: a core has two dozen lines under way at
- * most, and waits when there are more. */
-INLINE void score_tile(const int dtype, const Attention *a, const void *q, int64_t num_rows, const Tile *tile,
-                       const Tile *next, int64_t head, float *transposed, float *scores) {
+/* The tile's keys for the run's head number `head` as they are multiplied: rows of one number, or pair, of each key. Meanwhile the
+ * next tile's keys are fetched, bit by bit: a core has two dozen lines under way at most, and waits when there are more. */
+INLINE void lay_out_keys(const int dtype, const Attention *a, const Tile *tile, const Tile *next, int64_t head,
+                         float *transposed) {
     const int64_t width = round_up(tile->count, VL), depth = a->k_head_dim;
-    const int is_paired = is_scored_in_pairs(dtype, a);
     for (int64_t j = 0; j < width; j += VL) {
         const void *keys[VL];
         for (int n = 0; n < VL; n++) keys[n] = row_of(dtype, a->k_cache, tile->heads[j + n] + head, depth);
         prefetch_rows(dtype, a->k_cache, depth, next, head, j, j + VL);
-        if (is_paired)
+        if (is_scored_in_pairs(dtype, a))
             transpose_pairs(keys, depth / 2, (vu_mem *)(transposed + j));
         else
             transpose_keys(dtype, keys, depth, transposed + j);
     }
     prefetch_rows(dtype, a->k_cache, depth, next, head, width, TILE);
-    if (is_paired) {
-        multiply_all_pairs(q, (const vu_mem *)transposed, num_rows, depth / 2, TILE, width / VL, a->softmax_scale, scores);
-        return;
-    }
-    memset(scores, 0, sizeof(float) * (size_t)(num_rows * TILE));
-    add_products(q, padded_k(a), transposed, TILE, num_rows, depth, width, scores);
 }
 
 /* tanh to a few units in the last place: Lambert's continued fraction where 1 - 2 / (e^2x + 1) would cancel. */

@@ -1,0 +1,156 @@
+/* Attention's products by AMX, out of a cache in bfloat16: 16 rows of a run at a time, however many there are, so that a row's
+ * sums are taken in the same order.
+ *
+ * Scores are products of queries and keys as they are. The values' weights are float32; each is the sum of three bfloat16,
+ * which are multiplied one by one: so nothing of it is lost, and this takes a fifth of the time of products in float32.
+ */
+#ifndef HEADCOUNT_ATTENTION_AMX_H
+#define HEADCOUNT_ATTENTION_AMX_H
+
+#include "amx.h"
+#include "attention_tile.h"
+
+#define STEP 32 /* columns, or keys, that a product takes */
+#define NUM_TERMS 3
+#define AMX_VALUES 64 /* columns of the values that are computed together */
+
+INLINE int is_for_amx(const int kv_dtype, const Attention *a) {
+    return HAS_AMX && kv_dtype == BFLOAT16 && a->k_head_dim % STEP == 0 && a->v_head_dim % AMX_ROWS == 0;
+}
+
+/* Registers 0 to 3 are sums, 4 to 6 rows of the run, and 7 keys or values. */
+INLINE void configure_rows(int64_t num_rows) {
+    AmxConfig config = {.palette = 1};
+    for (int t = 0; t < 8; t++) {
+        config.row_bytes[t] = AMX_BYTES;
+        config.rows[t] = (uint8_t)(t < 7 ? min64(num_rows, AMX_ROWS) : AMX_ROWS);
+    }
+    AMX_CONFIGURE(&config);
+}
+
+/* The first row of the tile that has row `row`: the last tile ends where the rows do. */
+INLINE int64_t tile_begin(int64_t row, int64_t num_rows) { return min64(row, max64(0, num_rows - AMX_ROWS)); }
+
+/* scores [num_rows, TILE] = scale * q k^T.
+ *
+ *   q     [num_rows, depth] bfloat16
+ *   keys  [depth / 2, TILE] pairs of bfloat16
+ */
+INLINE void score_by_amx(const uint16_t *q, const float *keys, int64_t num_rows, int64_t depth, float scale, float *scores) {
+    const int64_t stride = TILE * sizeof(float);
+    for (int64_t row = 0; row < num_rows; row += AMX_ROWS) {
+        const int64_t begin = tile_begin(row, num_rows);
+        AMX_ZERO(0);
+        AMX_ZERO(1);
+        AMX_ZERO(2);
+        AMX_ZERO(3);
+        for (int64_t k = 0; k < depth; k += STEP) {
+            const float *pairs = keys + k / 2 * TILE;
+            AMX_LOAD(4, q + begin * depth + k, depth * sizeof(uint16_t));
+            AMX_LOAD(7, pairs, stride);
+            AMX_DOT_PAIRS(0, 4, 7);
+            AMX_LOAD(7, pairs + AMX_ROWS, stride);
+            AMX_DOT_PAIRS(1, 4, 7);
+            AMX_LOAD(7, pairs + 2 * AMX_ROWS, stride);
+            AMX_DOT_PAIRS(2, 4, 7);
+            AMX_LOAD(7, pairs + 3 * AMX_ROWS, stride);
+            AMX_DOT_PAIRS(3, 4, 7);
+        }
+        AMX_STORE(0, scores + begin * TILE, stride);
+        AMX_STORE(1, scores + begin * TILE + AMX_ROWS, stride);
+        AMX_STORE(2, scores + begin * TILE + 2 * AMX_ROWS, stride);
+        AMX_STORE(3, scores + begin * TILE + 3 * AMX_ROWS, stride);
+    }
+    for (int64_t i = 0; i < num_rows * TILE; i += VL) store(scores + i, load(scores + i) * scale);
+}
+
+/* A tile's values, for the run's head number `head`: pairs [TILE / 2, v_head_dim], each of two keys' numbers in a column. Behind
+ * the last key it is repeated; its weight is 0 there. Meanwhile the next tile's are fetched. */
+INLINE void pair_values(const Attention *a, const Tile *tile, const Tile *next, int64_t head, float *pairs) {
+    const int64_t width = a->v_head_dim;
+    for (int64_t j = 0; j < round_up(tile->count, STEP); j += 2) {
+        const void *even = row_of(BFLOAT16, a->v_cache, tile->heads[j] + head, width);
+        const void *odd = row_of(BFLOAT16, a->v_cache, tile->heads[j + 1] + head, width);
+        prefetch_rows(BFLOAT16, a->v_cache, width, next, head, j, j + 2);
+        for (int64_t i = 0; i < width; i += VL) {
+            vu low = to_32_bits(*(const vh_mem *)at(even, i, BFLOAT16));
+            vu high = to_32_bits(*(const vh_mem *)at(odd, i, BFLOAT16));
+            store(pairs + j / 2 * width + i, (vf)(low | high << 16));
+        }
+    }
+    prefetch_rows(BFLOAT16, a->v_cache, width, next, head, round_up(tile->count, STEP), TILE);
+}
+
+/* weights [num_rows, TILE] -> terms [num_rows, NUM_TERMS, TILE] bfloat16 whose sums they are. */
+INLINE void split_weights(const float *weights, int64_t num_rows, uint16_t *terms) {
+    for (int64_t row = 0; row < num_rows; row++) {
+        for (int64_t j = 0; j < TILE; j += VL) {
+            vf rest = load(weights + row * TILE + j);
+            UNROLL
+            for (int n = 0; n < NUM_TERMS; n++) {
+                uint16_t *term = terms + (row * NUM_TERMS + n) * TILE + j;
+                store_vec(term, 0, rest, BFLOAT16);
+                rest -= load_vec(term, 0, BFLOAT16);
+            }
+        }
+    }
+}
+
+#define ADD_TERMS(c, pairs, stride) \
+    do {                            \
+        AMX_LOAD(7, pairs, stride); \
+        AMX_DOT_PAIRS(c, 4, 7);     \
+        AMX_DOT_PAIRS(c, 5, 7);     \
+        AMX_DOT_PAIRS(c, 6, 7);     \
+    } while (0)
+
+/* A tile of rows times `columns` columns of the values (AMX_VALUES, or fewer tiles) -> out [AMX_ROWS, AMX_VALUES].
+ *
+ *   terms  as split_weights makes them, of the rows
+ *   pairs  as pair_values makes them, of the columns; `stride` bytes from one to the next
+ */
+INLINE void multiply_values(const uint16_t *terms, const float *pairs, int64_t stride, int64_t count, int64_t columns,
+                            float *out) {
+    const int64_t row_bytes = NUM_TERMS * TILE * sizeof(uint16_t);
+    AMX_ZERO(0);
+    AMX_ZERO(1);
+    AMX_ZERO(2);
+    AMX_ZERO(3);
+    for (int64_t j = 0; j < count; j += STEP) {
+        const float *from = (const float *)((const char *)pairs + j / 2 * stride);
+        AMX_LOAD(4, terms + j, row_bytes);
+        AMX_LOAD(5, terms + TILE + j, row_bytes);
+        AMX_LOAD(6, terms + 2 * TILE + j, row_bytes);
+        ADD_TERMS(0, from, stride);
+        if (columns > AMX_ROWS) ADD_TERMS(1, from + AMX_ROWS, stride);
+        if (columns > 2 * AMX_ROWS) ADD_TERMS(2, from + 2 * AMX_ROWS, stride);
+        if (columns > 3 * AMX_ROWS) ADD_TERMS(3, from + 3 * AMX_ROWS, stride);
+    }
+    AMX_STORE(0, out, AMX_VALUES * sizeof(float));
+    AMX_STORE(1, out + AMX_ROWS, AMX_VALUES * sizeof(float));
+    AMX_STORE(2, out + 2 * AMX_ROWS, AMX_VALUES * sizeof(float));
+    AMX_STORE(3, out + 3 * AMX_ROWS, AMX_VALUES * sizeof(float));
+}
+
+/* acc [num_rows, v_head_dim] = acc * shrink + the tile's values by their weights. */
+INLINE void add_by_amx(const Attention *a, const uint16_t *terms, const float *pairs, int64_t count, int64_t num_rows,
+                       const float *shrink, float *acc) {
+    const int64_t width = a->v_head_dim;
+    float sums[AMX_ROWS * AMX_VALUES];
+    for (int64_t row = 0; row < num_rows; row += AMX_ROWS) {
+        const int64_t begin = tile_begin(row, num_rows);
+        for (int64_t column = 0; column < width; column += AMX_VALUES) {
+            const int64_t columns = min64(AMX_VALUES, width - column);
+            multiply_values(terms + begin * NUM_TERMS * TILE, pairs + column, width * (int64_t)sizeof(float), count, columns,
+                            sums);
+            for (int64_t m = row; m < min64(num_rows, row + AMX_ROWS); m++) {
+                float *into = acc + m * width + column;
+                const float *from = sums + (m - begin) * AMX_VALUES;
+                for (int64_t i = 0; i < columns; i += VL)
+                    store(into + i, vfma(load(into + i), splat(shrink[m]), load(from + i)));
+            }
+        }
+    }
+}
+
+#endif
