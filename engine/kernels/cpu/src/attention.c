@@ -84,10 +84,10 @@ INLINE const void *query_at(const int kv_dtype, const Attention *a, const float 
 
 /* scores [num_rows, TILE] of the tile's keys; what stands behind them is rubbish. `q` is what read_queries makes. */
 INLINE void score_tile(const int kv_dtype, const Attention *a, const void *q, int64_t num_rows, const Tile *tile,
-                       const Scratch *s) {
+                       NextRows *next, const Scratch *s) {
     const int64_t width = round_up(tile->count, VL), depth = a->k_head_dim;
     if (is_for_amx(kv_dtype, a)) {
-        score_by_amx(q, s->transposed, num_rows, depth, a->softmax_scale, s->scores);
+        score_by_amx(a, q, s->transposed, num_rows, next, s->scores);
         return;
     }
     if (is_scored_in_pairs(kv_dtype, a)) {
@@ -112,15 +112,14 @@ INLINE int is_in_place(const int kv_dtype, const Attention *a, int64_t num_rows)
     return !is_eight_bit(kv_dtype) && num_rows <= MAX_ROWS && a->v_head_dim % (VECTORS * VL) == 0;
 }
 
-/* out = out * shrink + the tile's values by their weights, for the run's head number `head`. Meanwhile the next tile's are
- * fetched. */
-INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile, const Tile *next, int64_t head,
-                       int64_t num_rows, const Scratch *s, float *out) {
+/* out = out * shrink + the tile's values by their weights, for the run's head number `head`. */
+INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile, int64_t head, int64_t num_rows,
+                       NextRows *next, const Scratch *s, float *out) {
     const int64_t width = padded_v(a);
     if (is_for_amx(kv_dtype, a)) {
-        pair_values(a, tile, next, head, s->v);
+        pair_values(a, tile, head, next, s->v);
         split_weights(s->scores, num_rows, s->terms);
-        add_by_amx(a, s->terms, s->v, tile->count, num_rows, s->shrink, out);
+        add_by_amx(a, s->terms, s->v, tile->count, num_rows, s->shrink, next, out);
         return;
     }
     for (int64_t row = 0; row < num_rows; row++) {
@@ -128,18 +127,18 @@ INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile,
         for (int64_t i = 0; i < width; i++) out[row * width + i] *= s->shrink[row];
     }
     if (is_in_place(kv_dtype, a, num_rows)) {
-        const int64_t *ahead = head < next->num_heads ? next->heads : NULL;
+        const int64_t *ahead = head < next->tile->num_heads ? next->tile->heads : NULL;
         Rows values = {row_of(kv_dtype, a->v_cache, head, width), width, tile->heads, ahead};
         CALL_WITH_ROWS(num_rows, add_wide_product, kv_dtype, s->scores, TILE, values, tile->count, width, width, out);
-    } else {
-        for (int64_t j = 0; j < tile->count; j++) {
-            prefetch_rows(kv_dtype, a->v_cache, a->v_head_dim, next, head, j, j + 1);
-            read_value(kv_dtype, s->v + j * width, row_of(kv_dtype, a->v_cache, tile->heads[j] + head, a->v_head_dim),
-                       a->v_head_dim);
-        }
-        add_products(s->scores, TILE, s->v, width, num_rows, tile->count, width, out);
+        next->row += tile->count;
+        return;
     }
-    prefetch_rows(kv_dtype, a->v_cache, a->v_head_dim, next, head, tile->count, TILE);
+    for (int64_t j = 0; j < tile->count; j++) {
+        fetch_rows(kv_dtype, a, next, 1);
+        read_value(kv_dtype, s->v + j * width, row_of(kv_dtype, a->v_cache, tile->heads[j] + head, a->v_head_dim),
+                   a->v_head_dim);
+    }
+    add_products(s->scores, TILE, s->v, width, num_rows, tile->count, width, out);
 }
 
 /* Scores of a tile to weights of its values, row by row of the run's head number `head`; `out` is brought up to date with
@@ -165,19 +164,23 @@ INLINE void weigh_tile(const int kv_dtype, const Attention *a, const Run *run, i
     }
 }
 
-/* One tile for the run's head number `head`. */
+/* One tile for the run's head number `head`. Meanwhile the next tile's keys and values for the same head are fetched. */
 INLINE void attend_tile(const int kv_dtype, const Attention *a, const Run *run, int64_t first, const Tile *tile,
-                        const Tile *next, int64_t head, const Scratch *s, Partial out) {
+                        const Tile *next_tile, int64_t head, const Scratch *s, Partial out) {
+    const int by_amx = is_for_amx(kv_dtype, a);
     const int64_t num_rows = rows_of_head(a, run);
     const void *q = query_at(kv_dtype, a, s->q, head * num_rows);
-    lay_out_keys(kv_dtype, a, tile, next, head, s->transposed);
-    score_tile(kv_dtype, a, q, num_rows, tile, s);
+    NextRows next = {next_tile, head, 0};
+    lay_out_keys(kv_dtype, a, tile, head, &next, by_amx ? VL / 2 : VL, s->transposed);
+    if (!by_amx) fetch_rows(kv_dtype, a, &next, TILE - next.row); /* values are fetched with values */
+    score_tile(kv_dtype, a, q, num_rows, tile, &next, s);
     if (is_eight_bit(kv_dtype)) {
         read_scales(a->k_scale, tile, head, s->k_scales);
         read_scales(a->v_scale, tile, head, s->v_scales);
     }
     weigh_tile(kv_dtype, a, run, first, tile, head, s, out);
-    add_values(kv_dtype, a, tile, next, head, num_rows, s, out.acc);
+    add_values(kv_dtype, a, tile, head, num_rows, &next, s, out.acc);
+    fetch_rows(kv_dtype, a, &next, 2 * TILE);
 }
 
 /* The softmax over a span's keys for all rows of its run, from nothing. While its last keys are computed the first ones
@@ -255,7 +258,7 @@ INLINE float normalizer(const Attention *a, int64_t head, float max, float sum) 
 INLINE void write_row(const Attention *a, void *dst, const float *src, float scale) {
     const int is_wide = a->dtype == FLOAT32;
     if (is_for_amx(a->kv_dtype, a)) {
-        for (int64_t i = 0; i < a->v_head_dim; i += VL) store_vec(dst, i, load(src + i) * scale, BFLOAT16);
+        for (int64_t i = 0; i < a->v_head_dim; i += PAIRED) write_columns(dst, i, src + i, scale);
         return;
     }
     if (is_eight_bit(a->kv_dtype) && is_wide)

@@ -12,10 +12,12 @@
 
 #define STEP 32 /* columns, or keys, that a product takes */
 #define NUM_TERMS 3
+#define PACE 4        /* of the next tile's rows that are fetched with each tile of keys or values */
 #define AMX_VALUES 64 /* columns of the values that are computed together */
+#define PAIRED (2 * VL) /* columns whose pairs are made together, in an order of their own */
 
 INLINE int is_for_amx(const int kv_dtype, const Attention *a) {
-    return HAS_AMX && kv_dtype == BFLOAT16 && a->k_head_dim % STEP == 0 && a->v_head_dim % AMX_ROWS == 0;
+    return HAS_AMX && kv_dtype == BFLOAT16 && a->k_head_dim % STEP == 0 && a->v_head_dim % PAIRED == 0;
 }
 
 /* Registers 0 to 3 are sums, 4 to 6 rows of the run, and 7 keys or values. */
@@ -31,13 +33,21 @@ INLINE void configure_rows(int64_t num_rows) {
 /* The first row of the tile that has row `row`: the last tile ends where the rows do. */
 INLINE int64_t tile_begin(int64_t row, int64_t num_rows) { return min64(row, max64(0, num_rows - AMX_ROWS)); }
 
-/* scores [num_rows, TILE] = scale * q k^T.
+#define ADD_SCORES(c, pairs)                    \
+    do {                                        \
+        fetch_rows(BFLOAT16, a, next, PACE);    \
+        AMX_LOAD(7, pairs, TILE * sizeof(float)); \
+        AMX_DOT_PAIRS(c, 4, 7);                 \
+    } while (0)
+
+/* scores [num_rows, TILE] = softmax_scale * q k^T.
  *
  *   q     [num_rows, depth] bfloat16
  *   keys  [depth / 2, TILE] pairs of bfloat16
  */
-INLINE void score_by_amx(const uint16_t *q, const float *keys, int64_t num_rows, int64_t depth, float scale, float *scores) {
-    const int64_t stride = TILE * sizeof(float);
+INLINE void score_by_amx(const Attention *a, const uint16_t *q, const float *keys, int64_t num_rows, NextRows *next,
+                         float *scores) {
+    const int64_t stride = TILE * sizeof(float), depth = a->k_head_dim;
     for (int64_t row = 0; row < num_rows; row += AMX_ROWS) {
         const int64_t begin = tile_begin(row, num_rows);
         AMX_ZERO(0);
@@ -47,38 +57,52 @@ INLINE void score_by_amx(const uint16_t *q, const float *keys, int64_t num_rows,
         for (int64_t k = 0; k < depth; k += STEP) {
             const float *pairs = keys + k / 2 * TILE;
             AMX_LOAD(4, q + begin * depth + k, depth * sizeof(uint16_t));
-            AMX_LOAD(7, pairs, stride);
-            AMX_DOT_PAIRS(0, 4, 7);
-            AMX_LOAD(7, pairs + AMX_ROWS, stride);
-            AMX_DOT_PAIRS(1, 4, 7);
-            AMX_LOAD(7, pairs + 2 * AMX_ROWS, stride);
-            AMX_DOT_PAIRS(2, 4, 7);
-            AMX_LOAD(7, pairs + 3 * AMX_ROWS, stride);
-            AMX_DOT_PAIRS(3, 4, 7);
+            ADD_SCORES(0, pairs);
+            ADD_SCORES(1, pairs + AMX_ROWS);
+            ADD_SCORES(2, pairs + 2 * AMX_ROWS);
+            ADD_SCORES(3, pairs + 3 * AMX_ROWS);
         }
         AMX_STORE(0, scores + begin * TILE, stride);
         AMX_STORE(1, scores + begin * TILE + AMX_ROWS, stride);
         AMX_STORE(2, scores + begin * TILE + 2 * AMX_ROWS, stride);
         AMX_STORE(3, scores + begin * TILE + 3 * AMX_ROWS, stride);
     }
-    for (int64_t i = 0; i < num_rows * TILE; i += VL) store(scores + i, load(scores + i) * scale);
+    for (int64_t i = 0; i < num_rows * TILE; i += VL) store(scores + i, load(scores + i) * a->softmax_scale);
+}
+
+/* Pairs of the numbers of two keys in PAIRED columns. Those whose column is 0 to 3 of each eight come first. */
+INLINE void pair_columns(const void *even, const void *odd, float *pairs) {
+#if defined(__AVX512BW__)
+    __m512i first = _mm512_loadu_si512(even), second = _mm512_loadu_si512(odd);
+    store(pairs, (vf)_mm512_unpacklo_epi16(first, second));
+    store(pairs + VL, (vf)_mm512_unpackhi_epi16(first, second));
+#else
+    (void)even, (void)odd, (void)pairs; /* no AMX without AVX-512 */
+#endif
+}
+
+/* The way back, of sums times scale: PAIRED numbers. */
+INLINE void write_columns(void *dst, int64_t idx, const float *src, float scale) {
+#if VL == 16
+    vf first = load(src) * scale, second = load(src + VL) * scale;
+    store_two(dst, idx, __builtin_shufflevector(first, second, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23),
+              __builtin_shufflevector(first, second, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31), BFLOAT16);
+#else
+    (void)dst, (void)idx, (void)src, (void)scale;
+#endif
 }
 
 /* A tile's values, for the run's head number `head`: pairs [TILE / 2, v_head_dim], each of two keys' numbers in a column. Behind
- * the last key it is repeated; its weight is 0 there. Meanwhile the next tile's are fetched. */
-INLINE void pair_values(const Attention *a, const Tile *tile, const Tile *next, int64_t head, float *pairs) {
+ * the last key it is repeated; its weight is 0 there. */
+INLINE void pair_values(const Attention *a, const Tile *tile, int64_t head, NextRows *next, float *pairs) {
     const int64_t width = a->v_head_dim;
     for (int64_t j = 0; j < round_up(tile->count, STEP); j += 2) {
         const void *even = row_of(BFLOAT16, a->v_cache, tile->heads[j] + head, width);
         const void *odd = row_of(BFLOAT16, a->v_cache, tile->heads[j + 1] + head, width);
-        prefetch_rows(BFLOAT16, a->v_cache, width, next, head, j, j + 2);
-        for (int64_t i = 0; i < width; i += VL) {
-            vu low = to_32_bits(*(const vh_mem *)at(even, i, BFLOAT16));
-            vu high = to_32_bits(*(const vh_mem *)at(odd, i, BFLOAT16));
-            store(pairs + j / 2 * width + i, (vf)(low | high << 16));
-        }
+        fetch_rows(BFLOAT16, a, next, 1);
+        for (int64_t i = 0; i < width; i += PAIRED)
+            pair_columns(at(even, i, BFLOAT16), at(odd, i, BFLOAT16), pairs + j / 2 * width + i);
     }
-    prefetch_rows(BFLOAT16, a->v_cache, width, next, head, round_up(tile->count, STEP), TILE);
 }
 
 /* weights [num_rows, TILE] -> terms [num_rows, NUM_TERMS, TILE] bfloat16 whose sums they are. */
@@ -96,28 +120,29 @@ INLINE void split_weights(const float *weights, int64_t num_rows, uint16_t *term
     }
 }
 
-#define ADD_TERMS(c, pairs, stride) \
-    do {                            \
-        AMX_LOAD(7, pairs, stride); \
-        AMX_DOT_PAIRS(c, 4, 7);     \
-        AMX_DOT_PAIRS(c, 5, 7);     \
-        AMX_DOT_PAIRS(c, 6, 7);     \
+#define ADD_TERMS(c, pairs, stride)          \
+    do {                                     \
+        fetch_rows(BFLOAT16, a, next, PACE); \
+        AMX_LOAD(7, pairs, stride);          \
+        AMX_DOT_PAIRS(c, 4, 7);              \
+        AMX_DOT_PAIRS(c, 5, 7);              \
+        AMX_DOT_PAIRS(c, 6, 7);              \
     } while (0)
 
 /* A tile of rows times `columns` columns of the values (AMX_VALUES, or fewer tiles) -> out [AMX_ROWS, AMX_VALUES].
  *
  *   terms  as split_weights makes them, of the rows
- *   pairs  as pair_values makes them, of the columns; `stride` bytes from one to the next
+ *   pairs  as pair_values makes them, of the columns
  */
-INLINE void multiply_values(const uint16_t *terms, const float *pairs, int64_t stride, int64_t count, int64_t columns,
-                            float *out) {
-    const int64_t row_bytes = NUM_TERMS * TILE * sizeof(uint16_t);
+INLINE void multiply_values(const Attention *a, const uint16_t *terms, const float *pairs, int64_t count, int64_t columns,
+                            NextRows *next, float *out) {
+    const int64_t stride = a->v_head_dim * (int64_t)sizeof(float), row_bytes = NUM_TERMS * TILE * sizeof(uint16_t);
     AMX_ZERO(0);
     AMX_ZERO(1);
     AMX_ZERO(2);
     AMX_ZERO(3);
     for (int64_t j = 0; j < count; j += STEP) {
-        const float *from = (const float *)((const char *)pairs + j / 2 * stride);
+        const float *from = pairs + j / 2 * a->v_head_dim;
         AMX_LOAD(4, terms + j, row_bytes);
         AMX_LOAD(5, terms + TILE + j, row_bytes);
         AMX_LOAD(6, terms + 2 * TILE + j, row_bytes);
@@ -134,15 +159,14 @@ INLINE void multiply_values(const uint16_t *terms, const float *pairs, int64_t s
 
 /* acc [num_rows, v_head_dim] = acc * shrink + the tile's values by their weights. */
 INLINE void add_by_amx(const Attention *a, const uint16_t *terms, const float *pairs, int64_t count, int64_t num_rows,
-                       const float *shrink, float *acc) {
+                       const float *shrink, NextRows *next, float *acc) {
     const int64_t width = a->v_head_dim;
     float sums[AMX_ROWS * AMX_VALUES];
     for (int64_t row = 0; row < num_rows; row += AMX_ROWS) {
         const int64_t begin = tile_begin(row, num_rows);
         for (int64_t column = 0; column < width; column += AMX_VALUES) {
             const int64_t columns = min64(AMX_VALUES, width - column);
-            multiply_values(terms + begin * NUM_TERMS * TILE, pairs + column, width * (int64_t)sizeof(float), count, columns,
-                            sums);
+            multiply_values(a, terms + begin * NUM_TERMS * TILE, pairs + column, count, columns, next, sums);
             for (int64_t m = row; m < min64(num_rows, row + AMX_ROWS); m++) {
                 float *into = acc + m * width + column;
                 const float *from = sums + (m - begin) * AMX_VALUES;

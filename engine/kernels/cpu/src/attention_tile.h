@@ -104,6 +104,20 @@ INLINE void prefetch_rows(const int dtype, const void *cache, int64_t head_dim, 
         prefetch(row_of(dtype, cache, tile->heads[j] + head, head_dim), head_dim * size_of(dtype));
 }
 
+/* What of the next tile, for the run's head number `head`, is not fetched yet: keys from row `row` on, then values. */
+typedef struct {
+    const Tile *tile;
+    int64_t head, row;
+} NextRows;
+
+/* Fetch up to `count` rows more. A few at a time: a core has two dozen lines under way at most, and waits when there are more. */
+INLINE void fetch_rows(const int dtype, const Attention *a, NextRows *next, int64_t count) {
+    const int64_t row = next->row, stop = min64(row + count, 2 * TILE);
+    prefetch_rows(dtype, a->k_cache, a->k_head_dim, next->tile, next->head, row, min64(stop, TILE));
+    prefetch_rows(dtype, a->v_cache, a->v_head_dim, next->tile, next->head, max64(0, row - TILE), stop - TILE);
+    next->row = stop;
+}
+
 /* Widen VL keys: out[i, key] = keys[key][i], rows of out TILE apart. */
 INLINE void transpose_keys(const int dtype, const void *const keys[VL], int64_t depth, float *out) {
     vu block[VL];
@@ -170,21 +184,20 @@ INLINE void read_scales(const uint16_t *scale, const Tile *tile, int64_t head, f
         store(out + j, widen_halves(to_32_bits(*(const vh_mem *)(halves + j))));
 }
 
-/* The tile's keys for the run's head number `head` as they are multiplied: rows of one number, or pair, of each key. Meanwhile the
- * next tile's keys are fetched, bit by bit: a core has two dozen lines under way at most, and waits when there are more. */
-INLINE void lay_out_keys(const int dtype, const Attention *a, const Tile *tile, const Tile *next, int64_t head,
+/* The tile's keys for the run's head number `head` as they are multiplied: rows of one number, or pair, of each key. With each VL
+ * keys `pace` of the next tile's rows are fetched. */
+INLINE void lay_out_keys(const int dtype, const Attention *a, const Tile *tile, int64_t head, NextRows *next, int64_t pace,
                          float *transposed) {
     const int64_t width = round_up(tile->count, VL), depth = a->k_head_dim;
     for (int64_t j = 0; j < width; j += VL) {
         const void *keys[VL];
         for (int n = 0; n < VL; n++) keys[n] = row_of(dtype, a->k_cache, tile->heads[j + n] + head, depth);
-        prefetch_rows(dtype, a->k_cache, depth, next, head, j, j + VL);
+        fetch_rows(dtype, a, next, pace);
         if (is_scored_in_pairs(dtype, a))
             transpose_pairs(keys, depth / 2, (vu_mem *)(transposed + j));
         else
             transpose_keys(dtype, keys, depth, transposed + j);
     }
-    prefetch_rows(dtype, a->k_cache, depth, next, head, width, TILE);
 }
 
 /* tanh to a few units in the last place: Lambert's continued fraction where 1 - 2 / (e^2x + 1) would cancel. */
