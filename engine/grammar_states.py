@@ -76,20 +76,17 @@ class GrammarState:
 
     def advance(self, token_id: int) -> Move:
         """Go on by the sampled token, and begin to compute what fits after it."""
-        if self.mask() is None:
+        mask = self.mask()
+        if mask is None:
             return self._end()
+        if not _has_bit(mask, token_id):
+            return Move(False, FinishReason.ERROR, "no token that the request allows fits its grammar")
         if not self._matcher.consume_token(token_id):
-            return self._refuse()
+            return self._stuck()
         if self._matcher.is_stopped():
             return Move(True, FinishReason.STOP)
         self._mask = self._threads.submit(self._compute)
         return Move(True)
-
-    def _refuse(self) -> Move:
-        """What was sampled does not fit: nothing that the request allows did, or the step was too large."""
-        if self._matcher.is_error():
-            return self._stuck()
-        return Move(False, FinishReason.ERROR, "no token that the request allows fits its grammar")
 
     def _end(self) -> Move:
         """Nothing but the end fits, or nothing at all."""
@@ -108,6 +105,11 @@ class GrammarState:
         if self._matcher.is_error() or not others.any():
             return None
         return (others if self._keeps_eos_out else bits)[: self._num_words]
+
+
+def _has_bit(bits: Bits, place: int) -> bool:
+    word, bit = divmod(place, MASK_WORD_BITS)
+    return bool(int(bits[word]) >> bit & 1)
 
 
 class Begun(NamedTuple):

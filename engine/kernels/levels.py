@@ -61,17 +61,22 @@ LEVELS = (
 
 
 def cpu_features() -> frozenset[str]:
-    """The features of this CPU that this process may use, where the system tells them (Linux), else none."""
+    """The features of this CPU that this process may use, where the system tells them (Linux), else none.
+
+    Side effect: of a CPU that has AMX, its registers are asked for.
+    """
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     # One line a core. What one of them lacks, a thread that moves there lacks too.
     listed = [frozenset(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))]
     features = frozenset.intersection(*listed) if listed else frozenset()
-    return features - set(_AMX) if "amx_tile" in features and not _may_use_amx() else features
+    if "amx_tile" in features and not _may_use_amx():
+        return features - set(_AMX)
+    return features
 
 
 def _may_use_amx() -> bool:
-    """Ask for AMX's registers: Linux gives them to a process that does, from 5.16 on, if nothing forbids it."""
+    """Ask for AMX's registers. Linux gives them only to a process that does, from 5.16 on, if nothing forbids it."""
     return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
 
 

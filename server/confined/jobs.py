@@ -19,7 +19,7 @@ class Render(msgspec.Struct, frozen=True, tag=True):
 
 
 class Compile(msgspec.Struct, frozen=True, tag=True):
-    """Compile a grammar, and compute its first mask."""
+    """Compile a grammar, and try it for one token."""
 
     vocabulary: str
     """The name of one that was taught."""

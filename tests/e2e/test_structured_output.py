@@ -177,7 +177,7 @@ def test_a_template_that_leaves_or_loops_is_stopped(
     ("outputs", "message"),
     [
         ({"regex": "((a{1000}){1000}"}, "unclosed group"),
-        ({"regex": "(a{1000}){1000}"}, ""),  # its time or its expressions are too many: what comes first
+        ({"regex": "(a{1000}){1000}"}, ""),  # out of time, or of expressions, whichever comes first
         ({"json": {"properties": {"a": {"pattern": "(?=x)"}}}}, "at properties.a: "),
         ({"grammar": "start: a\na: b"}, "unknown name"),
     ],

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from engine.core import EngineCore
 from engine.grammar import GrammarError, build_tokenizer, compile_grammar
+from engine.grammar_states import GrammarState
 from engine.request import FinishReason, TokenDelta
 from engine.token_bytes import TokenBytes
+from engine.token_masks import token_bits
 from tests.engine.parity.test_pressure import PreemptingAll, PreemptingSome
 from tests.engine.tiny_models import VOCAB_SIZE, make_request, run, tokens
 
@@ -173,6 +176,27 @@ def test_what_no_token_can_say_ends_with_an_error(tiny_llama: Path, load: Load) 
     deltas = one(start(load, tiny_llama), grammar=lark('start: "aé"'))
     assert ended(deltas) is FinishReason.ERROR
     assert deltas[-1].is_grammar_error
+
+
+def test_a_step_that_is_too_large_says_why(tiny_llama: Path, load: Load) -> None:
+    deltas = one(start(load, tiny_llama), grammar=regex("(a{1000}){1000}"))
+    assert ended(deltas) is FinishReason.ERROR
+    assert "the grammar cannot go on: lexer error" in (deltas[-1].error or "")
+
+
+def test_a_token_that_does_not_fit_says_so() -> None:
+    tokenizer = build_tokenizer(TOKEN_BYTES, VOCAB_SIZE, [EOS_ID])
+    with ThreadPoolExecutor(1) as threads:
+        state = GrammarState(
+            compile_grammar(tokenizer, regex("[ab]+")),
+            threads,
+            VOCAB_SIZE,
+            token_bits([EOS_ID], VOCAB_SIZE + 1),
+            keeps_eos_out=False,
+        )
+        fits, other = (TOKEN_BYTES.tokens.index(text) for text in (b"a", b"c"))
+        assert state.advance(fits).error is None
+        assert state.advance(other).error == "no token that the request allows fits its grammar"
 
 
 def test_an_engine_that_knows_no_tokens_says_so(tiny_llama: Path, load: Load) -> None:

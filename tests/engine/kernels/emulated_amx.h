@@ -28,12 +28,38 @@ AMX_UNUSED static void amx_configure(const void *config) {
     memset(amx_register, 0, sizeof amx_register);
 }
 
+/* An instruction whose register is not configured, or whose operands do not fit together, is an error on the CPU too. */
+static void amx_check(int is_right) {
+    if (!is_right) __builtin_trap();
+}
+
+static void amx_check_register(int t) {
+    amx_check(amx_config.palette == 1 && amx_config.rows[t] && amx_config.rows[t] <= 16);
+    amx_check(amx_config.row_bytes[t] && amx_config.row_bytes[t] <= 64 && amx_config.row_bytes[t] % 4 == 0);
+}
+
+static void amx_check_product(int c, int a, int b) {
+    amx_check_register(a);
+    amx_check_register(b);
+    amx_check_register(c);
+    amx_check(c != a && c != b && a != b);
+    amx_check(amx_config.rows[c] == amx_config.rows[a] && amx_config.row_bytes[a] == 4 * amx_config.rows[b]);
+    amx_check(amx_config.row_bytes[c] == amx_config.row_bytes[b]);
+}
+
+AMX_UNUSED static void amx_zero(int t) {
+    amx_check_register(t);
+    memset(&amx_register[t], 0, sizeof amx_register[t]);
+}
+
 AMX_UNUSED static void amx_load(int t, const char *p, int64_t stride) {
+    amx_check_register(t);
     memset(&amx_register[t], 0, sizeof amx_register[t]);
     for (int m = 0; m < amx_config.rows[t]; m++) memcpy(amx_register[t].bytes[m], p + m * stride, amx_config.row_bytes[t]);
 }
 
 AMX_UNUSED static void amx_store(int t, char *p, int64_t stride) {
+    amx_check_register(t);
     for (int m = 0; m < amx_config.rows[t]; m++) memcpy(p + m * stride, amx_register[t].bytes[m], amx_config.row_bytes[t]);
 }
 
@@ -45,6 +71,7 @@ static float amx_wide(uint16_t number) {
 }
 
 AMX_UNUSED static void amx_dot_pairs(int c, int a, int b) {
+    amx_check_product(c, a, b);
     for (int m = 0; m < amx_config.rows[c]; m++) {
         for (int n = 0; n < amx_config.row_bytes[c] / 4; n++) {
             float sums[2] = {0, 0};
@@ -58,6 +85,7 @@ AMX_UNUSED static void amx_dot_pairs(int c, int a, int b) {
 }
 
 AMX_UNUSED static void amx_dot_quads(int c, int a, int b) {
+    amx_check_product(c, a, b);
     for (int m = 0; m < amx_config.rows[c]; m++) {
         for (int n = 0; n < amx_config.row_bytes[c] / 4; n++) {
             for (int k = 0; k < amx_config.row_bytes[a]; k++)
@@ -68,7 +96,7 @@ AMX_UNUSED static void amx_dot_quads(int c, int a, int b) {
 
 #define AMX_CONFIGURE(config) amx_configure(config)
 #define AMX_RELEASE() ((void)(amx_config.palette = 0))
-#define AMX_ZERO(t) memset(&amx_register[t], 0, sizeof amx_register[t])
+#define AMX_ZERO(t) amx_zero(t)
 #define AMX_LOAD(t, p, stride) amx_load(t, (const char *)(p), stride)
 #define AMX_STREAM AMX_LOAD
 #define AMX_STORE(t, p, stride) amx_store(t, (char *)(p), stride)

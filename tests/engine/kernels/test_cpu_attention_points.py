@@ -6,8 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from checkpoints.cache import cache_folder
 from engine.kernels import cpu
 from tests.engine.kernels.attention_cases import Point, check_point
+from tests.engine.kernels.emulation import emulated_amx
 
 Native = Callable[..., cpu.CpuKernels]
 
@@ -55,6 +57,12 @@ def test_the_table(level: str, native: Native) -> None:
 def test_each_option(options: tuple[str, ...], kv_dtype: torch.dtype | None, native: Native) -> None:
     for dtype in DTYPES:
         check_point(native, Point(16, 100, 3, (64, 64), dtype, kv_dtype, options))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda names: "-".join(names) or "plain")
+def test_each_option_by_amx(options: tuple[str, ...], native: Native) -> None:
+    with emulated_amx(cache_folder() / "kernels"):
+        check_point(native, Point(16, 100, 3, (64, 64), torch.bfloat16, None, options))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -62,7 +62,7 @@ def check(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_rows", [*range(1, 15), 31, 64, 130, 513])
+@pytest.mark.parametrize("num_rows", [*range(1, 18), 31, 64, 130, 513])
 def test_every_number_of_rows(num_rows: int, dtype: torch.dtype, native: Native) -> None:
     torch.manual_seed(num_rows)
     check(native(dtype), (num_rows, 96, 64), dtype, has_bias=False, has_residual=False)
@@ -102,17 +102,18 @@ def test_activations_become_the_same_integers(depth: int, dtype: torch.dtype, na
     assert torch.equal(kernels.linear_int8(x, *packed(kernels, weight, depth)), expected)
 
 
-def test_the_extremes_are_summed_exactly(native: Native) -> None:
+@pytest.mark.parametrize("num_rows", [2, 18])
+def test_the_extremes_are_summed_exactly(num_rows: int, native: Native) -> None:
     """The largest integers, all of one sign and of both: nothing saturates."""
     kernels, depth = native(torch.float32), 96
     weight = torch.full((40, depth), 127, dtype=torch.int8), torch.ones(40, 3, dtype=torch.bfloat16)
     weight[0][1::2] = -127
     # Turned, a row that is 32 in the first column of a group is 32 in all.
-    x = torch.zeros(2, depth)
-    x[0, ::32], x[1, ::32] = 127.0, -127.0
+    x = torch.zeros(num_rows, depth)
+    x[::2, ::32], x[1::2, ::32] = 127.0, -127.0
     product = kernels.linear_int8(x, *packed(kernels, weight, depth))
     signs = torch.tensor([1.0, -1.0])
-    assert torch.equal(product, 127.0 * 127 * depth * signs.unsqueeze(1) * signs.repeat(20))
+    assert torch.equal(product, 127.0 * 127 * depth * signs.repeat(num_rows // 2).unsqueeze(1) * signs.repeat(20))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -122,7 +123,8 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Native)
     together = kernels.linear_int8(x, *weight)
     for row in (0, 1, 64, 129):
         assert torch.equal(kernels.linear_int8(x[row : row + 1], *weight)[0], together[row])
-    assert torch.equal(kernels.linear_int8(x[:7], *weight), together[:7])
+    for num_rows in (7, 8, 17):
+        assert torch.equal(kernels.linear_int8(x[:num_rows], *weight), together[:num_rows])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -148,13 +150,15 @@ def test_threads_do_not_change_the_result(num_rows: int, dtype: torch.dtype, nat
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("place", [5, 70])
-def test_what_is_not_finite_shows(bad: float, place: int, native: Native) -> None:
-    kernels, weight = native(torch.float32), quantize_weight(torch.randn(40, 72))
-    x = torch.randn(3, 72)
+@pytest.mark.parametrize(("num_rows", "depth"), [(3, 72), (17, 96)])
+def test_what_is_not_finite_shows(num_rows: int, depth: int, bad: float, place: int, native: Native) -> None:
+    kernels, weight = native(torch.float32), quantize_weight(torch.randn(40, depth))
+    x = torch.randn(num_rows, depth)
     x[1, place] = bad
-    for product in (kernels.linear_int8(x, *packed(kernels, weight, 72)), reference.linear_int8(x, *weight)):
+    for product in (kernels.linear_int8(x, *packed(kernels, weight, depth)), reference.linear_int8(x, *weight)):
         assert product[1].isnan().all()
-        assert product[[0, 2]].isfinite().all()
+        assert product[0].isfinite().all()
+        assert product[2:].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -171,12 +175,16 @@ def test_rows_of_a_packed_weight_are_found_again(width: int, depth: int, dtype: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_group_of_rows_goes_with_its_own_weight(dtype: torch.dtype, native: Native) -> None:
-    kernels, weight = native(dtype), quantize_weight(torch.randn(3, 70, 40))
-    x, bias, counts = torch.randn(9, 40).to(dtype), torch.randn(3, 70).to(dtype), torch.tensor([4, 0, 5])
-    product = kernels.grouped_linear_int8(x, *packed(kernels, weight, 40), bias, counts)
-    for group, rows in ((0, slice(0, 4)), (2, slice(4, 9))):
-        one = packed(kernels, (weight[0][group], weight[1][group]), 40)
+@pytest.mark.parametrize(("depth", "count"), [(40, 4), (96, 17)])
+def test_every_group_of_rows_goes_with_its_own_weight(
+    depth: int, count: int, dtype: torch.dtype, native: Native
+) -> None:
+    kernels, weight = native(dtype), quantize_weight(torch.randn(3, 70, depth))
+    x, bias = torch.randn(count + 5, depth).to(dtype), torch.randn(3, 70).to(dtype)
+    counts = torch.tensor([count, 0, 5])
+    product = kernels.grouped_linear_int8(x, *packed(kernels, weight, depth), bias, counts)
+    for group, rows in ((0, slice(0, count)), (2, slice(count, count + 5))):
+        one = packed(kernels, (weight[0][group], weight[1][group]), depth)
         assert torch.equal(product[rows], kernels.linear_int8(x[rows], *one, bias[group]))
     torch.testing.assert_close(product, reference.grouped_linear_int8(x, *weight, bias, counts))
 

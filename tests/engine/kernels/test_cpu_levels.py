@@ -83,13 +83,14 @@ def test_what_the_compiler_does_not_know_is_left_out(
             raise KernelBuildError(f"cc failed: unrecognized option {level.flags[-2]}")
         return folder / "generic.so"
 
+    unknown = [level for level in LEVELS if level.name in ("avx512_vnni", "avx512", "avx2_vnni")]
     monkeypatch.setattr(build, "build_library", build_library)
     with caplog.at_level(logging.WARNING, logger=build.__name__):
-        chosen, path = build_best(tmp_path, [*LEVELS[2:5], LEVELS[-1]])
+        chosen, path = build_best(tmp_path, [*unknown, LEVELS[-1]])
     assert (chosen.name, path.name) == ("generic", "generic.so")
     assert "level generic is used, for avx512_vnni: cc failed: unrecognized option -mavx512vnni" in caplog.text
     with pytest.raises(KernelBuildError, match="-mavx512vnni"):
-        build_best(tmp_path, [*LEVELS[2:5]])
+        build_best(tmp_path, unknown)
 
 
 def test_the_library_says_its_level(level: str, native: Native) -> None:

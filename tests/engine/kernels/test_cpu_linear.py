@@ -13,9 +13,7 @@ from torch import Tensor
 
 from checkpoints.cache import cache_folder
 from engine.kernels import cpu
-from engine.kernels.levels import VARIABLE, supported_levels
-from tests.engine.kernels.conftest import forget_library
-from tests.engine.kernels.emulation import Emulated, emulated_amx, emulated_pairs
+from tests.engine.kernels.emulation import Emulated, emulated_amx, emulated_pairs, need_level
 from tests.engine.kernels.rounding import DTYPES, assert_within, output_eps, sum_eps
 
 Native = Callable[[torch.dtype], cpu.CpuKernels]
@@ -62,7 +60,7 @@ def check(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("num_rows", [*range(1, 15), 31, 64, 130, 513])
+@pytest.mark.parametrize("num_rows", [*range(1, 18), 31, 32, 33, 49, 64, 130, 513])
 def test_every_number_of_rows(num_rows: int, dtype: torch.dtype, native: Native) -> None:
     torch.manual_seed(num_rows)
     check(native(dtype), (num_rows, 96, 64), dtype, has_bias=False, has_residual=False)
@@ -87,6 +85,15 @@ def test_odd_shapes(dtype: torch.dtype, native: Native) -> None:
     check_shape()
 
 
+@pytest.mark.parametrize("num_rows", [1, 15, 16, 17, 32, 33, 49])
+@pytest.mark.parametrize("width", [1, 31, 33, 100])
+def test_whole_steps_of_columns(num_rows: int, width: int, native: Native) -> None:
+    """Depths that AMX takes, and the edges of its tiles."""
+    torch.manual_seed(width)
+    for depth in (32, 96):
+        check(native(torch.bfloat16), (num_rows, width, depth), torch.bfloat16, has_bias=True, has_residual=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Native) -> None:
     kernels = native(dtype)
@@ -94,7 +101,8 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Native)
     together = kernels.linear(x, weight)
     for row in (0, 1, 64, 129):
         assert torch.equal(kernels.linear(x[row : row + 1], weight)[0], together[row])
-    assert torch.equal(kernels.linear(x[:7], weight), together[:7])
+    for num_rows in (7, 16, 17, 33):
+        assert torch.equal(kernels.linear(x[:num_rows], weight), together[:num_rows])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -207,17 +215,16 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
         kernels.linear(x, weight, None, torch.zeros(4, 2))
 
 
-@pytest.mark.parametrize(("level", "emulated"), [("avx512_bf16", emulated_pairs), ("amx", emulated_amx)])
+@pytest.mark.parametrize(
+    ("level", "emulated", "depth"), [("avx512_bf16", emulated_pairs, 577), ("amx", emulated_amx, 576)]
+)
 def test_the_emulation_is_what_the_instruction_does(
-    level: str, emulated: Emulated, monkeypatch: pytest.MonkeyPatch
+    level: str, emulated: Emulated, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Down to what is lost when a sum in float32 becomes bfloat16."""
-    if level not in [supported.name for supported in supported_levels()]:
-        pytest.skip(f"this CPU has no {level}")
-    monkeypatch.setenv(VARIABLE, level)
-    forget_library()
+    need_level(level, monkeypatch)
     torch.manual_seed(0)
-    x, weight = torch.randn(45, 576).bfloat16(), torch.randn(100, 576).bfloat16()
+    x, weight = torch.randn(45, depth).bfloat16(), torch.randn(100, depth).bfloat16()
 
     def product(residual: Tensor | None = None) -> Tensor:
         kernels = cpu.CpuKernels(torch.bfloat16)

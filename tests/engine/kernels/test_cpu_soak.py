@@ -58,9 +58,9 @@ def compiled_with(options: str, level: Level, folder: Path, monkeypatch: pytest.
     monkeypatch.setenv("CC", str(compiler))
     # Here, so that a failure is one (the tests would take PyTorch's kernels and be skipped), and takes its time.
     build_library(cache / "kernels", level)
-    for options in (PAIRS, AMX) if goes_with_amx(level) else (PAIRS,):
+    for emulation in (PAIRS, AMX) if goes_with_amx(level) else (PAIRS,):
         with monkeypatch.context() as patch:
-            patch.setattr(build, "COMPILE", (*build.COMPILE, *options))
+            patch.setattr(build, "COMPILE", (*build.COMPILE, *emulation))
             build_library(cache / "kernels", level)
     return {"CC": str(compiler), "HEADCOUNT_CACHE_DIR": str(cache), VARIABLE: level.name}
 

@@ -37,8 +37,8 @@ INLINE void fetch(const char *from, int64_t pace, int64_t line) { __builtin_pref
 
 #define CACHE_LINE 64
 
-/* As fetch, of `count` lines from `line` on, for a part of one panel. Where tiles share what is fetched, several lines fetch of the
- * same line of the cache, and only one of them has to. */
+/* As fetch, of `count` lines from `line` on, for a part of one panel. Where tiles share what is fetched, several lines would fetch the
+ * same line of the cache: only one does. */
 INLINE void fetch_lines(const Part *part, const Ahead *ahead, int64_t line, int64_t count) {
     const char *from = line * part->line_bytes < part->panel_bytes - ahead->distance ? ahead->early : ahead->late;
     const int64_t step = max64(1, CACHE_LINE / ahead->pace);

@@ -1,10 +1,11 @@
 /* Intel's AMX: eight registers of up to 16 rows of 64 bytes, and products of two of them. A thread configures them before it uses
- * them and releases them afterwards; engine/kernels/levels.py asks the system for them.
+ * them and releases them afterwards, and calls nothing in between that does the same, as run_tasks may; engine/kernels/levels.py
+ * asks the system for them.
  *
  *   AMX_DOT_PAIRS(c, a, b)  c[m][n] += sum over k of a[m][k] * b[k / 2][2 n + k % 2] of bfloat16, in float32
  *   AMX_DOT_QUADS(c, a, b)  c[m][n] += sum over k of a[m][k] * b[k / 4][4 n + k % 4] of int8, in int32; exact
  *
- * AMX_STREAM loads what is not needed again soon: it does not drive out of the nearest cache what is.
+ * AMX_STREAM loads what is not needed again soon, so that it does not evict what is.
  *
  * A row of c depends on the same row of a, and on no other. Defined from outside, with HAS_AMX, they stand for instructions that
  * the CPU lacks, as the tests do. The compilers' own functions are not used: GCC 12's may be moved before the stores that
@@ -17,6 +18,7 @@
 
 #define AMX_ROWS 16
 #define AMX_BYTES 64 /* of a row */
+#define AMX_STEP 32  /* columns of bfloat16 in a row */
 
 /* How many rows each register has, and bytes a row; as the instruction reads it. */
 typedef struct {
@@ -53,5 +55,19 @@ typedef struct {
 #define AMX_DOT_PAIRS(c, a, b) ((void)0)
 #define AMX_DOT_QUADS(c, a, b) ((void)0)
 #endif
+
+/* Ready for products of bfloat16: registers below `num_for_rows` hold tiles of `num_rows` rows, or AMX_ROWS if there are more. */
+INLINE void configure_pairs(int num_for_rows, int64_t num_rows) {
+    AmxConfig config = {.palette = 1};
+    for (int t = 0; t < 8; t++) {
+        config.row_bytes[t] = AMX_BYTES;
+        config.rows[t] = (uint8_t)(t < num_for_rows ? min64(num_rows, AMX_ROWS) : AMX_ROWS);
+    }
+    AMX_CONFIGURE(&config);
+}
+
+/* Where the tile with row `row`, a multiple of AMX_ROWS, begins: the last one ends where the rows do, and has some of those before
+ * if it is not the only one. That takes no other configuration. */
+INLINE int64_t tile_begin(int64_t row, int64_t num_rows) { return min64(row, max64(0, num_rows - AMX_ROWS)); }
 
 #endif

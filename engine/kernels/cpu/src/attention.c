@@ -5,7 +5,8 @@
  * tile by tile of keys: what the cache holds of a tile is read as it lies in memory. The softmax is taken online (Milakov
  * and Gimelshein 2018) over tiles of keys. Splits of SPLIT keys are computed apart and merged in order, because a long
  * context with few sequences has to be shared among threads. Tiles and splits begin at multiples of their size in the
- * sequence, whatever else is in the batch: so the same row gets the same numbers always.
+ * sequence, whatever else is in the batch: so the same row gets the same numbers always. attention_amx.h has the products of a CPU
+ * that multiplies whole tiles.
  */
 #include "attention_amx.h"
 
@@ -23,16 +24,16 @@ typedef struct {
 /* ---- one split of one run ---- */
 
 INLINE int64_t scratch_size(const Attention *a) {
-    const int64_t of_row = padded_k(a) + TILE + 1 + (is_for_amx(a->kv_dtype, a) ? NUM_TERMS * TILE / 2 : 0);
+    const int64_t of_row = padded_k(a) + TILE + 1 + (attention_by_amx(a->kv_dtype, a) ? NUM_TERMS * TILE / 2 : 0);
     return most_rows(a) * of_row + TILE * (padded_v(a) + a->k_head_dim + 2);
 }
 
 /* What attend_span works with. Where scores are products of pairs, queries and keys are bfloat16 as they were: q [rows,
- * k_head_dim], and transposed [k_head_dim / 2, TILE] pairs. AMX has values in pairs too, and the weights' terms. */
+ * k_head_dim], and transposed [k_head_dim / 2, TILE] pairs. */
 typedef struct {
     float *q;                   /* [rows, padded_k], times softmax_scale */
     float *scores;              /* [rows, TILE], then the weights of the values */
-    float *v;                   /* [TILE, padded_v] in the order of read_value */
+    float *v;                   /* [TILE, padded_v] in the order of read_value; by AMX as pair_values makes them */
     float *transposed;          /* [k_head_dim, TILE] */
     float *k_scales, *v_scales; /* [TILE] */
     float *shrink;              /* [rows], by how much a tile makes the sums before it smaller */
@@ -86,7 +87,7 @@ INLINE const void *query_at(const int kv_dtype, const Attention *a, const float 
 INLINE void score_tile(const int kv_dtype, const Attention *a, const void *q, int64_t num_rows, const Tile *tile,
                        NextRows *next, const Scratch *s) {
     const int64_t width = round_up(tile->count, VL), depth = a->k_head_dim;
-    if (is_for_amx(kv_dtype, a)) {
+    if (attention_by_amx(kv_dtype, a)) {
         score_by_amx(a, q, s->transposed, num_rows, next, s->scores);
         return;
     }
@@ -116,7 +117,7 @@ INLINE int is_in_place(const int kv_dtype, const Attention *a, int64_t num_rows)
 INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile, int64_t head, int64_t num_rows,
                        NextRows *next, const Scratch *s, float *out) {
     const int64_t width = padded_v(a);
-    if (is_for_amx(kv_dtype, a)) {
+    if (attention_by_amx(kv_dtype, a)) {
         pair_values(a, tile, head, next, s->v);
         split_weights(s->scores, num_rows, s->terms);
         add_by_amx(a, s->terms, s->v, tile->count, num_rows, s->shrink, next, out);
@@ -141,8 +142,8 @@ INLINE void add_values(const int kv_dtype, const Attention *a, const Tile *tile,
     add_products(s->scores, TILE, s->v, width, num_rows, tile->count, width, out);
 }
 
-/* Scores of a tile to weights of its values, row by row of the run's head number `head`; `out` is brought up to date with
- * their sums, but for its acc. */
+/* Scores of a tile to weights of its values, row by row of the run's head number `head`; updates `out`'s max and sum. By how much its
+ * acc has to shrink is left in s->shrink. */
 INLINE void weigh_tile(const int kv_dtype, const Attention *a, const Run *run, int64_t first, const Tile *tile,
                        int64_t head, const Scratch *s, Partial out) {
     const int64_t group = group_of(a), num_rows = rows_of_head(a, run);
@@ -167,12 +168,12 @@ INLINE void weigh_tile(const int kv_dtype, const Attention *a, const Run *run, i
 /* One tile for the run's head number `head`. Meanwhile the next tile's keys and values for the same head are fetched. */
 INLINE void attend_tile(const int kv_dtype, const Attention *a, const Run *run, int64_t first, const Tile *tile,
                         const Tile *next_tile, int64_t head, const Scratch *s, Partial out) {
-    const int by_amx = is_for_amx(kv_dtype, a);
+    const int by_amx = attention_by_amx(kv_dtype, a);
     const int64_t num_rows = rows_of_head(a, run);
     const void *q = query_at(kv_dtype, a, s->q, head * num_rows);
     NextRows next = {next_tile, head, 0};
     lay_out_keys(kv_dtype, a, tile, head, &next, by_amx ? VL / 2 : VL, s->transposed);
-    if (!by_amx) fetch_rows(kv_dtype, a, &next, TILE - next.row); /* values are fetched with values */
+    if (!by_amx) fetch_rows(kv_dtype, a, &next, TILE - next.row); /* its values are fetched by add_values */
     score_tile(kv_dtype, a, q, num_rows, tile, &next, s);
     if (is_eight_bit(kv_dtype)) {
         read_scales(a->k_scale, tile, head, s->k_scales);
@@ -198,7 +199,7 @@ INLINE void attend_span(const int kv_dtype, const Attention *a, Span span, Span 
         out.sum[row] = 0;
     }
     memset(out.acc, 0, sizeof(float) * (size_t)(num_rows * padded_v(a)));
-    if (is_for_amx(kv_dtype, a)) configure_rows(rows_of_head(a, run));
+    if (attention_by_amx(kv_dtype, a)) configure_pairs(ATTENTION_ROW_REGISTERS, rows_of_head(a, run));
     Tile tile, next;
     find_tile(a, span, &next);
     for (int64_t first = span.start; first < span.stop; first += TILE) {
@@ -208,7 +209,7 @@ INLINE void attend_span(const int kv_dtype, const Attention *a, Span span, Span 
             attend_tile(kv_dtype, a, run, first, &tile, &next, head, &s,
                         rows_from(a, out, head * rows_of_head(a, run)));
     }
-    if (is_for_amx(kv_dtype, a)) AMX_RELEASE();
+    if (attention_by_amx(kv_dtype, a)) AMX_RELEASE();
 }
 
 /* Bring the softmax over further keys into `total`. */
@@ -257,8 +258,8 @@ INLINE float normalizer(const Attention *a, int64_t head, float max, float sum) 
 /* src [width] in the order that acc has times scale -> dst [width]. */
 INLINE void write_row(const Attention *a, void *dst, const float *src, float scale) {
     const int is_wide = a->dtype == FLOAT32;
-    if (is_for_amx(a->kv_dtype, a)) {
-        for (int64_t i = 0; i < a->v_head_dim; i += PAIRED) write_columns(dst, i, src + i, scale);
+    if (attention_by_amx(a->kv_dtype, a)) {
+        for (int64_t i = 0; i < a->v_head_dim; i += PAIRED_COLUMNS) write_columns(dst, i, src + i, scale);
         return;
     }
     if (is_eight_bit(a->kv_dtype) && is_wide)

@@ -2,42 +2,28 @@
  * sums are taken in the same order.
  *
  * Scores are products of queries and keys as they are. The values' weights are float32; each is the sum of three bfloat16,
- * which are multiplied one by one: so nothing of it is lost, and this takes a fifth of the time of products in float32.
+ * which are multiplied one by one: so nothing above 2^-126 is lost, and this takes a fifth of the time of products in float32.
  */
 #ifndef HEADCOUNT_ATTENTION_AMX_H
 #define HEADCOUNT_ATTENTION_AMX_H
 
-#include "amx.h"
 #include "attention_tile.h"
 
-#define STEP 32 /* columns, or keys, that a product takes */
-#define NUM_TERMS 3
-#define PACE 4        /* of the next tile's rows that are fetched with each tile of keys or values */
-#define AMX_VALUES 64 /* columns of the values that are computed together */
-#define PAIRED (2 * VL) /* columns whose pairs are made together, in an order of their own */
+#define NUM_TERMS 3       /* bfloat16 numbers whose sum a weight is */
+#define FETCHED_ROWS 4    /* of the next tile, with each tile of keys or values */
+#define VALUE_COLUMNS 64  /* that are computed together; the last ones may be half as many */
+#define PAIRED_COLUMNS 32 /* that pair_columns takes */
+#define ATTENTION_ROW_REGISTERS 7 /* 0 to 3 are sums, 4 to 6 rows of the run; 7 is keys or values */
 
-INLINE int is_for_amx(const int kv_dtype, const Attention *a) {
-    return HAS_AMX && kv_dtype == BFLOAT16 && a->k_head_dim % STEP == 0 && a->v_head_dim % PAIRED == 0;
+INLINE int attention_by_amx(const int kv_dtype, const Attention *a) {
+    return HAS_AMX && is_scored_in_pairs(kv_dtype, a) && a->k_head_dim % AMX_STEP == 0 && a->v_head_dim % PAIRED_COLUMNS == 0;
 }
 
-/* Registers 0 to 3 are sums, 4 to 6 rows of the run, and 7 keys or values. */
-INLINE void configure_rows(int64_t num_rows) {
-    AmxConfig config = {.palette = 1};
-    for (int t = 0; t < 8; t++) {
-        config.row_bytes[t] = AMX_BYTES;
-        config.rows[t] = (uint8_t)(t < 7 ? min64(num_rows, AMX_ROWS) : AMX_ROWS);
-    }
-    AMX_CONFIGURE(&config);
-}
-
-/* The first row of the tile that has row `row`: the last tile ends where the rows do. */
-INLINE int64_t tile_begin(int64_t row, int64_t num_rows) { return min64(row, max64(0, num_rows - AMX_ROWS)); }
-
-#define ADD_SCORES(c, pairs)                    \
-    do {                                        \
-        fetch_rows(BFLOAT16, a, next, PACE);    \
-        AMX_LOAD(7, pairs, TILE * sizeof(float)); \
-        AMX_DOT_PAIRS(c, 4, 7);                 \
+#define ADD_SCORES(c, pairs, a, next)                \
+    do {                                             \
+        fetch_rows(BFLOAT16, a, next, FETCHED_ROWS); \
+        AMX_LOAD(7, pairs, TILE * sizeof(float));    \
+        AMX_DOT_PAIRS(c, 4, 7);                      \
     } while (0)
 
 /* scores [num_rows, TILE] = softmax_scale * q k^T.
@@ -54,13 +40,13 @@ INLINE void score_by_amx(const Attention *a, const uint16_t *q, const float *key
         AMX_ZERO(1);
         AMX_ZERO(2);
         AMX_ZERO(3);
-        for (int64_t k = 0; k < depth; k += STEP) {
+        for (int64_t k = 0; k < depth; k += AMX_STEP) {
             const float *pairs = keys + k / 2 * TILE;
             AMX_LOAD(4, q + begin * depth + k, depth * sizeof(uint16_t));
-            ADD_SCORES(0, pairs);
-            ADD_SCORES(1, pairs + AMX_ROWS);
-            ADD_SCORES(2, pairs + 2 * AMX_ROWS);
-            ADD_SCORES(3, pairs + 3 * AMX_ROWS);
+            ADD_SCORES(0, pairs, a, next);
+            ADD_SCORES(1, pairs + AMX_ROWS, a, next);
+            ADD_SCORES(2, pairs + 2 * AMX_ROWS, a, next);
+            ADD_SCORES(3, pairs + 3 * AMX_ROWS, a, next);
         }
         AMX_STORE(0, scores + begin * TILE, stride);
         AMX_STORE(1, scores + begin * TILE + AMX_ROWS, stride);
@@ -70,18 +56,19 @@ INLINE void score_by_amx(const Attention *a, const uint16_t *q, const float *key
     for (int64_t i = 0; i < num_rows * TILE; i += VL) store(scores + i, load(scores + i) * a->softmax_scale);
 }
 
-/* Pairs of the numbers of two keys in PAIRED columns. Those whose column is 0 to 3 of each eight come first. */
+/* Pairs of the numbers of two keys in PAIRED_COLUMNS columns. Of each eight the first four come first: halves of 128 bits are
+ * interleaved on their own. */
 INLINE void pair_columns(const void *even, const void *odd, float *pairs) {
-#if defined(__AVX512BW__)
+#if VL == 16
     __m512i first = _mm512_loadu_si512(even), second = _mm512_loadu_si512(odd);
     store(pairs, (vf)_mm512_unpacklo_epi16(first, second));
     store(pairs + VL, (vf)_mm512_unpackhi_epi16(first, second));
 #else
-    (void)even, (void)odd, (void)pairs; /* no AMX without AVX-512 */
+    (void)even, (void)odd, (void)pairs; /* there is no AMX without AVX-512 */
 #endif
 }
 
-/* The way back, of sums times scale: PAIRED numbers. */
+/* The way back, of sums times scale. */
 INLINE void write_columns(void *dst, int64_t idx, const float *src, float scale) {
 #if VL == 16
     vf first = load(src) * scale, second = load(src + VL) * scale;
@@ -96,11 +83,11 @@ INLINE void write_columns(void *dst, int64_t idx, const float *src, float scale)
  * the last key it is repeated; its weight is 0 there. */
 INLINE void pair_values(const Attention *a, const Tile *tile, int64_t head, NextRows *next, float *pairs) {
     const int64_t width = a->v_head_dim;
-    for (int64_t j = 0; j < round_up(tile->count, STEP); j += 2) {
+    for (int64_t j = 0; j < round_up(tile->count, AMX_STEP); j += 2) {
         const void *even = row_of(BFLOAT16, a->v_cache, tile->heads[j] + head, width);
         const void *odd = row_of(BFLOAT16, a->v_cache, tile->heads[j + 1] + head, width);
         fetch_rows(BFLOAT16, a, next, 1);
-        for (int64_t i = 0; i < width; i += PAIRED)
+        for (int64_t i = 0; i < width; i += PAIRED_COLUMNS)
             pair_columns(at(even, i, BFLOAT16), at(odd, i, BFLOAT16), pairs + j / 2 * width + i);
     }
 }
@@ -120,56 +107,57 @@ INLINE void split_weights(const float *weights, int64_t num_rows, uint16_t *term
     }
 }
 
-#define ADD_TERMS(c, pairs, stride)          \
-    do {                                     \
-        fetch_rows(BFLOAT16, a, next, PACE); \
-        AMX_LOAD(7, pairs, stride);          \
-        AMX_DOT_PAIRS(c, 4, 7);              \
-        AMX_DOT_PAIRS(c, 5, 7);              \
-        AMX_DOT_PAIRS(c, 6, 7);              \
+#define ADD_TERMS(c, pairs, a, next)                        \
+    do {                                                    \
+        fetch_rows(BFLOAT16, a, next, FETCHED_ROWS);        \
+        AMX_LOAD(7, pairs, (a)->v_head_dim * sizeof(float)); \
+        AMX_DOT_PAIRS(c, 4, 7);                             \
+        AMX_DOT_PAIRS(c, 5, 7);                             \
+        AMX_DOT_PAIRS(c, 6, 7);                             \
     } while (0)
 
-/* A tile of rows times `columns` columns of the values (AMX_VALUES, or fewer tiles) -> out [AMX_ROWS, AMX_VALUES].
+/* A tile of rows times `columns` columns of the values -> out [AMX_ROWS, VALUE_COLUMNS].
  *
  *   terms  as split_weights makes them, of the rows
  *   pairs  as pair_values makes them, of the columns
  */
 INLINE void multiply_values(const Attention *a, const uint16_t *terms, const float *pairs, int64_t count, int64_t columns,
                             NextRows *next, float *out) {
-    const int64_t stride = a->v_head_dim * (int64_t)sizeof(float), row_bytes = NUM_TERMS * TILE * sizeof(uint16_t);
+    const int64_t row_bytes = NUM_TERMS * TILE * sizeof(uint16_t);
     AMX_ZERO(0);
     AMX_ZERO(1);
     AMX_ZERO(2);
     AMX_ZERO(3);
-    for (int64_t j = 0; j < count; j += STEP) {
+    for (int64_t j = 0; j < count; j += AMX_STEP) {
         const float *from = pairs + j / 2 * a->v_head_dim;
         AMX_LOAD(4, terms + j, row_bytes);
         AMX_LOAD(5, terms + TILE + j, row_bytes);
         AMX_LOAD(6, terms + 2 * TILE + j, row_bytes);
-        ADD_TERMS(0, from, stride);
-        if (columns > AMX_ROWS) ADD_TERMS(1, from + AMX_ROWS, stride);
-        if (columns > 2 * AMX_ROWS) ADD_TERMS(2, from + 2 * AMX_ROWS, stride);
-        if (columns > 3 * AMX_ROWS) ADD_TERMS(3, from + 3 * AMX_ROWS, stride);
+        ADD_TERMS(0, from, a, next);
+        ADD_TERMS(1, from + AMX_ROWS, a, next);
+        if (columns < VALUE_COLUMNS) continue;
+        ADD_TERMS(2, from + 2 * AMX_ROWS, a, next);
+        ADD_TERMS(3, from + 3 * AMX_ROWS, a, next);
     }
-    AMX_STORE(0, out, AMX_VALUES * sizeof(float));
-    AMX_STORE(1, out + AMX_ROWS, AMX_VALUES * sizeof(float));
-    AMX_STORE(2, out + 2 * AMX_ROWS, AMX_VALUES * sizeof(float));
-    AMX_STORE(3, out + 3 * AMX_ROWS, AMX_VALUES * sizeof(float));
+    AMX_STORE(0, out, VALUE_COLUMNS * sizeof(float));
+    AMX_STORE(1, out + AMX_ROWS, VALUE_COLUMNS * sizeof(float));
+    AMX_STORE(2, out + 2 * AMX_ROWS, VALUE_COLUMNS * sizeof(float));
+    AMX_STORE(3, out + 3 * AMX_ROWS, VALUE_COLUMNS * sizeof(float));
 }
 
 /* acc [num_rows, v_head_dim] = acc * shrink + the tile's values by their weights. */
 INLINE void add_by_amx(const Attention *a, const uint16_t *terms, const float *pairs, int64_t count, int64_t num_rows,
                        const float *shrink, NextRows *next, float *acc) {
     const int64_t width = a->v_head_dim;
-    float sums[AMX_ROWS * AMX_VALUES];
+    float sums[AMX_ROWS * VALUE_COLUMNS];
     for (int64_t row = 0; row < num_rows; row += AMX_ROWS) {
         const int64_t begin = tile_begin(row, num_rows);
-        for (int64_t column = 0; column < width; column += AMX_VALUES) {
-            const int64_t columns = min64(AMX_VALUES, width - column);
+        for (int64_t column = 0; column < width; column += VALUE_COLUMNS) {
+            const int64_t columns = min64(VALUE_COLUMNS, width - column);
             multiply_values(a, terms + begin * NUM_TERMS * TILE, pairs + column, count, columns, next, sums);
             for (int64_t m = row; m < min64(num_rows, row + AMX_ROWS); m++) {
                 float *into = acc + m * width + column;
-                const float *from = sums + (m - begin) * AMX_VALUES;
+                const float *from = sums + (m - begin) * VALUE_COLUMNS;
                 for (int64_t i = 0; i < columns; i += VL)
                     store(into + i, vfma(load(into + i), splat(shrink[m]), load(from + i)));
             }

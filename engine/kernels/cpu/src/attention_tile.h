@@ -2,13 +2,15 @@
 #ifndef HEADCOUNT_ATTENTION_TILE_H
 #define HEADCOUNT_ATTENTION_TILE_H
 
+#include "amx.h"
 #include "attention_product.h"
 #include "eight_bit.h"
 #include "kernels.h"
 
-#define TILE 64        /* keys whose scores exist at a time */
-#define SPLIT 512      /* keys that one task may share with no other */
-#define BLOCK_ROWS 72  /* rows of a task where the group allows it: keys and values are widened once for all */
+#define TILE 64   /* keys whose scores exist at a time */
+#define SPLIT 512 /* keys that one task may share with no other */
+/* Rows of a task where the group allows it: keys and values are laid out once for all, and AMX takes 16 at a time. */
+#define BLOCK_ROWS (HAS_AMX ? 80 : 72)
 
 /* Tokens of one sequence that follow each other, and KV heads that do. Its rows are the query heads of the first KV head's
  * group, of every token, then those of the next KV head's. */
@@ -28,7 +30,7 @@ typedef struct {
 
 /* A softmax under way, for the rows of a run: sum = sum of e^(score - max), acc = the same with v. */
 typedef struct {
-    float *max, *sum, *acc; /* [rows], [rows], [rows, width], columns in the order of read_value; AMX: in their own */
+    float *max, *sum, *acc; /* [rows], [rows], [rows, width], columns in the order of read_value, or of pair_columns */
 } Partial;
 
 /* Keys whose scores exist at a time, and where the run's first head of each lies: a number of heads from the cache's begin.
@@ -104,7 +106,8 @@ INLINE void prefetch_rows(const int dtype, const void *cache, int64_t head_dim, 
         prefetch(row_of(dtype, cache, tile->heads[j] + head, head_dim), head_dim * size_of(dtype));
 }
 
-/* What of the next tile, for the run's head number `head`, is not fetched yet: keys from row `row` on, then values. */
+/* What of the next tile, for the run's head number `head`, is not fetched yet: from row `row` on. The keys are rows 0 to TILE - 1, the
+ * values come after them. */
 typedef struct {
     const Tile *tile;
     int64_t head, row;
@@ -185,14 +188,14 @@ INLINE void read_scales(const uint16_t *scale, const Tile *tile, int64_t head, f
 }
 
 /* The tile's keys for the run's head number `head` as they are multiplied: rows of one number, or pair, of each key. With each VL
- * keys `pace` of the next tile's rows are fetched. */
-INLINE void lay_out_keys(const int dtype, const Attention *a, const Tile *tile, int64_t head, NextRows *next, int64_t pace,
+ * keys `num_fetched` of the next tile's rows are fetched. */
+INLINE void lay_out_keys(const int dtype, const Attention *a, const Tile *tile, int64_t head, NextRows *next, int64_t num_fetched,
                          float *transposed) {
     const int64_t width = round_up(tile->count, VL), depth = a->k_head_dim;
     for (int64_t j = 0; j < width; j += VL) {
         const void *keys[VL];
         for (int n = 0; n < VL; n++) keys[n] = row_of(dtype, a->k_cache, tile->heads[j + n] + head, depth);
-        fetch_rows(dtype, a, next, pace);
+        fetch_rows(dtype, a, next, num_fetched);
         if (is_scored_in_pairs(dtype, a))
             transpose_pairs(keys, depth / 2, (vu_mem *)(transposed + j));
         else

@@ -18,6 +18,7 @@ INLINE vf finished(const int dtype, const Epilogue *end, vf sums, int64_t base, 
     return sums;
 }
 
+/* `end` by value: y may be anything that a pointer leads to, and its members would be read again after each store. */
 INLINE void finish_columns(const int dtype, const int y_dtype, const Epilogue end, const float *sums, int64_t row,
                            int64_t start, int64_t count) {
     const int64_t base = row * end.width;
@@ -37,7 +38,7 @@ INLINE void finish_columns(const int dtype, const int y_dtype, const Epilogue en
     }
 }
 
-/* Fetch what finish_row is going to write, from column `column` on. */
+/* Fetch the first line of what finish_row is going to write from column `column` on. */
 INLINE void prefetch_row(const Epilogue *end, int64_t row, int64_t column) {
     __builtin_prefetch(at(end->y, row * end->width + column, end->y_dtype), 1, 2);
 }

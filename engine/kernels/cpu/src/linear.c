@@ -162,7 +162,7 @@ static const TileFunction TILES[2][TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TIL
 
 /* How many of `left` panels are multiplied with all rows before the rest is: what the largest of their tiles takes. */
 INLINE int64_t panels_at_once(const int dtype, const Job *job, int64_t left) {
-    if (is_for_amx(dtype, job->depth)) return left;
+    if (linear_by_amx(dtype, job->depth)) return left;
     const int64_t num_tiles = num_row_tiles(job->num_rows, TILE_ROWS);
     const TileFunction *tiles = TILES[dtype][row_tile(0, job->num_rows, num_tiles).count - 1];
     int64_t panels = equal_part(left, TILE_PANELS);
@@ -172,8 +172,8 @@ INLINE int64_t panels_at_once(const int dtype, const Job *job, int64_t left) {
 
 /* All rows of x against the panels of a part, W's rows from `start` on; `count` of them are W's, the rest is padding. */
 INLINE void all_rows(const int dtype, const Job *job, const Part *part, int64_t start, int64_t count) {
-    if (is_for_amx(dtype, job->depth)) {
-        multiply_by_amx(job->x, job->num_rows, job->depth, part, &job->end, start, count);
+    if (linear_by_amx(dtype, job->depth)) {
+        multiply_part(job->x, job->num_rows, job->depth, part, &job->end, start, count);
         return;
     }
     float sums[TILE_ROWS * TILE_PANELS * PANEL];
@@ -190,7 +190,7 @@ INLINE void all_rows(const int dtype, const Job *job, const Part *part, int64_t 
 /* `panels` panels at w; the thread goes on at `next`. AMX takes one after the other, as if they were one. */
 INLINE Part part_of(const int dtype, const Job *job, const void *w, const void *next, int64_t panels) {
     const int64_t line = PANEL * size_of(dtype);
-    if (is_for_amx(dtype, job->depth)) return (Part){w, next, 1, panels * job->depth * line, line, STEP * line};
+    if (linear_by_amx(dtype, job->depth)) return (Part){w, next, 1, panels * job->depth * line, line, AMX_STEP * line};
     return (Part){w, next, panels, job->depth * line, line, 2 * line};
 }
 
@@ -222,8 +222,8 @@ INLINE void multiply_share(const int dtype, const Job *job, int64_t i) {
 }
 
 INLINE void block(const int dtype, Job *job, int64_t i) {
-    const int by_amx = is_for_amx(dtype, job->depth);
-    if (by_amx) configure_pairs(job->num_rows);
+    const int by_amx = linear_by_amx(dtype, job->depth);
+    if (by_amx) configure_pairs(LINEAR_ROW_REGISTERS, job->num_rows);
     if (i < job->num_shares)
         multiply_share(dtype, job, i);
     else

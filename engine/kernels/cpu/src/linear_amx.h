@@ -1,4 +1,4 @@
-/* Rows of x times panels of W, both in bfloat16, by AMX: AMX_ROWS rows of x and of W, and STEP columns at a time. x is read as it
+/* Rows of x times panels of W, both in bfloat16, by AMX: AMX_ROWS rows of x and of W, and AMX_STEP columns at a time. x is read as it
  * lies, and a panel, packed for products of pairs, is two operands side by side. However many rows x has, they are
  * multiplied so: a row's sums are taken in the same order.
  */
@@ -10,22 +10,14 @@
 #include "epilogue.h"
 #include "panels.h"
 
-#define STEP 32                     /* columns */
-#define PAIRS_BYTES (2 * AMX_BYTES) /* of a panel's numbers in two columns */
-#define AMX_PAIR (2 * AMX_ROWS)     /* rows of x that go together, in two tiles, so that each load serves two products */
+#define PAIRS_BYTES (2 * AMX_BYTES)  /* of a panel's numbers in two columns */
+#define ROWS_AT_ONCE (2 * AMX_ROWS)  /* of x, in two tiles, so that each load serves two products */
+#define LINEAR_ROW_REGISTERS 6       /* 0 to 3 are sums, 4 and 5 tiles of x; 6 and 7 are a panel's */
 
 _Static_assert(!HAS_AMX || PANEL * 2 == PAIRS_BYTES / 2, "a panel is two operands");
 
-INLINE int is_for_amx(const int dtype, int64_t depth) { return HAS_AMX && dtype == BFLOAT16 && depth && depth % STEP == 0; }
-
-/* Registers 0 to 3 are sums, 4 and 5 tiles of x, 6 and 7 of a panel. */
-INLINE void configure_pairs(int64_t num_rows) {
-    AmxConfig config = {.palette = 1};
-    for (int t = 0; t < 8; t++) {
-        config.row_bytes[t] = AMX_BYTES;
-        config.rows[t] = (uint8_t)(t < 6 ? min64(num_rows, AMX_ROWS) : AMX_ROWS);
-    }
-    AMX_CONFIGURE(&config);
+INLINE int linear_by_amx(const int dtype, int64_t depth) {
+    return HAS_AMX && IS_PAIRED(dtype) && depth && depth % AMX_STEP == 0;
 }
 
 /* A tile of x, or two (`tiles` is a constant), times a panel -> out [tiles * AMX_ROWS, PANEL].
@@ -33,15 +25,15 @@ INLINE void configure_pairs(int64_t num_rows) {
  *   x     where each tile begins; `row_bytes` from a row to the next
  *   line  number of the panel's first column among the part's
  */
-INLINE void multiply_pairs(const int tiles, const char *const x[2], int64_t row_bytes, const Part *part, const Ahead *ahead,
+INLINE void multiply_panel(const int tiles, const char *const x[2], int64_t row_bytes, const Part *part, const Ahead *ahead,
                            int64_t line, int64_t depth, float *out) {
     const char *w = part->begin + line * part->line_bytes;
     AMX_ZERO(0);
     AMX_ZERO(1);
     AMX_ZERO(2);
     AMX_ZERO(3);
-    for (int64_t k = 0; k < depth; k += STEP) {
-        fetch_lines(part, ahead, line + k, STEP);
+    for (int64_t k = 0; k < depth; k += AMX_STEP) {
+        fetch_lines(part, ahead, line + k, AMX_STEP);
         AMX_STREAM(6, w + k * part->line_bytes, PAIRS_BYTES);
         AMX_LOAD(4, x[0] + 2 * k, row_bytes);
         AMX_DOT_PAIRS(0, 4, 6);
@@ -59,25 +51,24 @@ INLINE void multiply_pairs(const int tiles, const char *const x[2], int64_t row_
     AMX_STORE(3, out + AMX_ROWS * PANEL + AMX_ROWS, PANEL * sizeof(float));
 }
 
-/* All `num_rows` rows of x, pair by pair of tiles, against all panels of a part; its first column is y's column `start`, and
- * `count` columns are W's. The last tile ends where x does, so its first rows may be computed twice. */
-INLINE void multiply_by_amx(const void *x, int64_t num_rows, int64_t depth, const Part *part, const Epilogue *end,
+/* All `num_rows` rows of x, ROWS_AT_ONCE at a time, against all panels of a part; its first column is y's column `start`, and `count`
+ * columns are W's. */
+INLINE void multiply_part(const void *x, int64_t num_rows, int64_t depth, const Part *part, const Epilogue *end,
                             int64_t start, int64_t count) {
-    const int64_t row_bytes = depth * size_of(BFLOAT16), last_tile = max64(0, num_rows - AMX_ROWS);
-    const int64_t num_pairs = num_row_tiles(num_rows, AMX_PAIR);
-    float sums[AMX_PAIR * PANEL];
-    for (int64_t i = 0; i < num_pairs; i++) {
-        const int64_t first = i * AMX_PAIR, last = min64(num_rows, first + AMX_PAIR);
-        const int64_t begin[2] = {min64(first, last_tile), min64(first + AMX_ROWS, last_tile)};
+    const int64_t row_bytes = depth * size_of(BFLOAT16), num_turns = num_row_tiles(num_rows, ROWS_AT_ONCE);
+    float sums[ROWS_AT_ONCE * PANEL];
+    for (int64_t i = 0; i < num_turns; i++) {
+        const int64_t first = i * ROWS_AT_ONCE, last = min64(num_rows, first + ROWS_AT_ONCE);
+        const int64_t begin[2] = {tile_begin(first, num_rows), tile_begin(first + AMX_ROWS, num_rows)};
         const char *tiles[2] = {(const char *)x + begin[0] * row_bytes, (const char *)x + begin[1] * row_bytes};
-        const Ahead ahead = ahead_of(part, i, num_pairs);
+        const Ahead ahead = ahead_of(part, i, num_turns);
         for (int64_t row = first; row < last; row++) prefetch_row(end, row, start);
         for (int64_t column = 0; column < count; column += PANEL) {
             const int64_t line = column / PANEL * depth;
             if (last - first > AMX_ROWS)
-                multiply_pairs(2, tiles, row_bytes, part, &ahead, line, depth, sums);
+                multiply_panel(2, tiles, row_bytes, part, &ahead, line, depth, sums);
             else
-                multiply_pairs(1, tiles, row_bytes, part, &ahead, line, depth, sums);
+                multiply_panel(1, tiles, row_bytes, part, &ahead, line, depth, sums);
             for (int64_t row = first; row < last; row++) {
                 const int64_t tile = (row - first) / AMX_ROWS;
                 finish_row(BFLOAT16, end, sums + (tile * AMX_ROWS + row - begin[tile]) * PANEL, row, start + column,

@@ -132,7 +132,7 @@ static const TileFunction TILES[TILE_ROWS][TILE_PANELS] = {EACH_TILE(NAME_TILE)}
 
 /* How many of `left` panels are multiplied with all rows before the rest is: what the largest of their tiles takes. */
 INLINE int64_t panels_at_once(const Rounded *x, int64_t left) {
-    if (is_for_amx(x->cut, x->num_rows)) return equal_part(left, AMX_PANELS);
+    if (int8_by_amx(x->cut, x->num_rows)) return equal_part(left, AMX_PANELS);
     const TileFunction *tiles = TILES[row_tile(0, x->num_rows, x->num_tiles).count - 1];
     int64_t panels = equal_part(left, TILE_PANELS);
     while (!tiles[panels - 1]) panels--;
@@ -143,8 +143,8 @@ INLINE int64_t panels_at_once(const Rounded *x, int64_t left) {
 INLINE void all_rows(const int dtype, const Job *job, Weight w, Weight next, int64_t panels, int64_t start,
                      int64_t count) {
     const Rounded *x = &job->x;
-    if (is_for_amx(x->cut, x->num_rows)) {
-        multiply_by_amx(dtype, x, w, next, &job->end, start, count);
+    if (int8_by_amx(x->cut, x->num_rows)) {
+        multiply_panels(dtype, x, w, next, &job->end, start, count);
         return;
     }
     float sums[TILE_ROWS * TILE_PANELS * PANEL];
@@ -188,7 +188,7 @@ INLINE void multiply_share(const int dtype, const Job *job, int64_t i) {
 }
 
 INLINE void block(const int dtype, Job *job, int64_t i) {
-    const int by_amx = is_for_amx(job->x.cut, job->x.num_rows);
+    const int by_amx = int8_by_amx(job->x.cut, job->x.num_rows);
     if (by_amx) configure_quads();
     if (i < job->num_shares)
         multiply_share(dtype, job, i);
@@ -224,7 +224,7 @@ EXPORT int hc_linear_int8(int dtype, int y_dtype, const void *x, const int8_t *w
     int64_t num_tasks = shares + (width % PANEL > 0);
     for (int64_t row = 0; row < num_rows; row += CHUNK) {
         room.num_rows = min64(CHUNK, num_rows - row);
-        room.num_tiles = num_row_tiles(room.num_rows, is_for_amx(room.cut, room.num_rows) ? AMX_ROWS : TILE_ROWS);
+        room.num_tiles = num_row_tiles(room.num_rows, int8_by_amx(room.cut, room.num_rows) ? AMX_ROWS : TILE_ROWS);
         round_rows(dtype, at(x, row * depth, dtype), &room, num_threads);
         Job job = {
             .x = room,

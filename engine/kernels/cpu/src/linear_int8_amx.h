@@ -9,12 +9,12 @@
 #include "rounded8.h"
 
 #define AMX_PANELS 4 /* whose sums are finished together */
-#define FEWEST_ROWS 8 /* of x, that are faster so than by vectors */
+#define FEWEST_ROWS 8 /* of x: fewer are faster by vectors */
 
 _Static_assert(!HAS_AMX || (sizeof(Quad) == 4 && PANEL == AMX_ROWS), "operands are laid out as AMX reads them");
 
 /* Either way gives the same numbers, so it may depend on how many rows there are. */
-INLINE int is_for_amx(Cut cut, int64_t num_rows) {
+INLINE int int8_by_amx(Cut cut, int64_t num_rows) {
     return HAS_AMX && num_rows >= FEWEST_ROWS && cut.depth && cut.depth % GROUP == 0;
 }
 
@@ -45,7 +45,8 @@ INLINE void add_counts(const Counts counts, const float *x_scale, vf scale, vf s
         sums[m] = vfma(x_scale[m] * scale, __builtin_convertvector(*(const vi_mem *)counts[m], vf), sums[m]);
 }
 
-/* A tile of x's rows times a panel -> out [AMX_ROWS, `stride`]; only the tile's rows mean something.
+/* A tile of x's rows times a panel -> out [AMX_ROWS, `stride`]; only the tile's rows mean something. A function, and not inlined: its
+ * sums take half of the registers.
  *
  *   line  number of the panel's first quads among the part's
  */
@@ -71,16 +72,18 @@ NOINLINE void multiply_quads(const Rounded *x, RowTile tile, Weight w, const Par
 }
 
 /* All rows of x against AMX_PANELS panels at most; the first column of w is y's column `start`, and `count` are W's. */
-INLINE void multiply_by_amx(const int dtype, const Rounded *x, Weight w, Weight next, const Epilogue *end, int64_t start,
+INLINE void multiply_panels(const int dtype, const Rounded *x, Weight w, Weight next, const Epilogue *end, int64_t start,
                             int64_t count) {
     float sums[AMX_ROWS * AMX_PANELS * PANEL];
     const Cut cut = x->cut;
     const int64_t panels = (count + PANEL - 1) / PANEL, stride = panels * PANEL;
     const Part part = {(const char *)w.numbers, (const char *)next.numbers, 1, panels * cut.num_quads * AMX_BYTES, AMX_BYTES,
                        GROUP_QUADS * AMX_BYTES};
+    const int64_t scale_bytes = stride * cut.num_groups * (int64_t)sizeof(uint16_t) / x->num_tiles + 1; /* a tile's share */
     for (int64_t i = 0; i < x->num_tiles; i++) {
         const RowTile tile = row_tile(i, x->num_rows, x->num_tiles);
         const Ahead ahead = ahead_of(&part, i, x->num_tiles);
+        prefetch((const char *)next.scale + i * scale_bytes, scale_bytes);
         for (int64_t m = 0; m < tile.count; m++) prefetch_row(end, tile.first + m, start);
         for (int64_t p = 0; p < panels; p++)
             multiply_quads(x, tile, rows_from(w, p * PANEL, cut), &part, &ahead, p * cut.num_quads, sums + p * PANEL, stride);

@@ -103,9 +103,11 @@ static int start_helpers(int wanted) {
     return num_started < wanted ? num_started : wanted;
 }
 
-/* A fork has the caller's thread only: those that were asleep, or held a mutex, are not there to wake or to let it go. */
+/* A fork has the caller's thread only: those that were asleep, held a mutex or had a job are not there to wake, to let it go or to
+ * end it. */
 static void forget_helpers(void) {
     num_started = 0;
+    atomic_store(&job.members, 0);
     atomic_store(&num_asleep, 0);
     caller = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     door = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;

@@ -73,7 +73,7 @@ void round_rows(int dtype, const void *x, const Rounded *rounded, int num_thread
 
 Rounded make_room(int64_t num_rows, int64_t depth) {
     Rounded room = {.num_rows = num_rows, .cut = cut_of(depth)};
-    /* AMX reads as many places as it has rows, whatever a tile has; of what it finds there, nothing is used. */
+    /* Products by AMX read AMX_ROWS places of quads and scales, whatever a tile has; of what they find there, nothing is used. */
     size_t places = (size_t)(num_rows * room.cut.num_groups + AMX_ROWS);
     room.quads = malloc(places * (GROUP_QUADS * sizeof(Quad) + sizeof(float) + sizeof(int32_t)) + 1);
     room.scale = (float *)(room.quads + places * GROUP_QUADS);
