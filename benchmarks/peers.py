@@ -14,6 +14,7 @@ import os
 import random
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -30,7 +31,7 @@ from benchmarks.peer_runs.http_servers import (
     measure_http,
     running,
 )
-from benchmarks.peer_runs.processes import PeerError, Worker, llama_cpp_python
+from benchmarks.peer_runs.processes import REST_S, PeerError, Worker, llama_cpp_python
 from benchmarks.peer_runs.worker import Job, Result
 from benchmarks.report import new_report, write_report
 from checkpoints.resolve import resolve_model
@@ -160,6 +161,7 @@ def measure(workers: dict[str, Worker], case: Case, rounds: int, skipped: dict[s
     results: dict[str, list[Result]] = {name: [] for name in workers}
     for _ in range(rounds + 1):
         for name in list(workers):
+            time.sleep(REST_S)
             try:
                 results[name].append(workers[name].run(Job(prompts, case.output_tokens)))
             except PeerError as error:

@@ -229,6 +229,8 @@ class Table(NamedTuple):
 TABLES: dict[str, Table] = {
     "throughput": Table("throughput.json", "rows", throughput),
     "serving": Table("http.json", "levels", serving),
+    "peers-amx": Table("peers_amx.json", "in_process", peers),
+    "peers-amx-http": Table("peers_amx.json", "http", peers_http),
     "peers-avx512-bf16": Table("peers_avx512_bf16.json", "in_process", peers),
     "peers-avx512-bf16-http": Table("peers_avx512_bf16.json", "http", peers_http),
     "peers-avx2": Table("peers_avx2.json", "in_process", peers),

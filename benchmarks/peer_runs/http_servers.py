@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.peer_runs.processes import ROOT, PeerError
+from benchmarks.peer_runs.processes import REST_S, ROOT, PeerError
 from server.cli.bench_load import LoadOptions
 from server.cli.bench_run import run_closed_loop
 from server.load.prompts import WORDS
@@ -81,6 +81,7 @@ def measure_http(
     seen: dict[str, list[LevelReport]] = {name: [] for name in urls}
     for _ in range(rounds + 1):
         for name, url in urls.items():
+            time.sleep(REST_S)
             seen[name].append(closed_loop_round(url, bodies, streams))
     return {name: _medians(levels[1:]) for name, levels in seen.items()}
 

@@ -13,6 +13,9 @@ from checkpoints.cache import cache_folder
 ROOT = Path(__file__).parents[2]
 LLAMA_CPP_REQUIREMENT = "llama-cpp-python==0.3.36"
 
+REST_S = 0.5
+"""Before a turn: threads of the one before look out for work a while longer (LLVM's OpenMP 0.2 s), on cores that are not theirs."""
+
 
 class PeerError(Exception):
     """A peer cannot be run; the message says why."""
