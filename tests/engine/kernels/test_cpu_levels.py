@@ -56,12 +56,12 @@ def test_features_are_those_that_all_cores_have(tmp_path: Path, monkeypatch: pyt
 
 
 def test_amx_is_a_feature_where_the_system_gives_its_registers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cpuinfo").write_text("flags\t\t: avx2 amx_tile amx_bf16 amx_int8\n")
+    (tmp_path / "cpuinfo").write_text("flags\t\t: avx2 avx512_bf16 amx_tile amx_bf16 amx_int8\n")
     monkeypatch.setattr(levels, "Path", lambda name: tmp_path / Path(name).name)
     monkeypatch.setattr(levels, "_may_use_amx", lambda: False)
     assert cpu_features() == {"avx2"}
     monkeypatch.setattr(levels, "_may_use_amx", lambda: True)
-    assert cpu_features() == {"avx2", "amx_tile", "amx_bf16", "amx_int8"}
+    assert cpu_features() == {"avx2", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"}
 
 
 def test_the_environment_names_a_level(cpu_with: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

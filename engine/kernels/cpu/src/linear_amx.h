@@ -10,11 +10,11 @@
 #include "epilogue.h"
 #include "panels.h"
 
-#define PAIRS_BYTES (2 * AMX_BYTES)  /* of a panel's numbers in two columns */
-#define ROWS_AT_ONCE (2 * AMX_ROWS)  /* of x, in two tiles, so that each load serves two products */
-#define LINEAR_ROW_REGISTERS 6       /* 0 to 3 are sums, 4 and 5 tiles of x; 6 and 7 are a panel's */
+#define PAIRS_BYTES (2 * AMX_BYTES) /* of a panel's numbers in two columns */
+#define ROWS_AT_ONCE (2 * AMX_ROWS) /* of x, in two tiles, so that each load serves two products */
+#define LINEAR_ROW_REGISTERS 6      /* 0 to 3 are sums, 4 and 5 tiles of x; 6 and 7 are a panel's */
 
-_Static_assert(!HAS_AMX || PANEL * 2 == PAIRS_BYTES / 2, "a panel is two operands");
+_Static_assert(!HAS_AMX || PANEL == 2 * AMX_ROWS, "a panel is two operands");
 
 INLINE int linear_by_amx(const int dtype, int64_t depth) {
     return HAS_AMX && IS_PAIRED(dtype) && depth && depth % AMX_STEP == 0;
@@ -54,7 +54,7 @@ INLINE void multiply_panel(const int tiles, const char *const x[2], int64_t row_
 /* All `num_rows` rows of x, ROWS_AT_ONCE at a time, against all panels of a part; its first column is y's column `start`, and `count`
  * columns are W's. */
 INLINE void multiply_part(const void *x, int64_t num_rows, int64_t depth, const Part *part, const Epilogue *end,
-                            int64_t start, int64_t count) {
+                          int64_t start, int64_t count) {
     const int64_t row_bytes = depth * size_of(BFLOAT16), num_turns = num_row_tiles(num_rows, ROWS_AT_ONCE);
     float sums[ROWS_AT_ONCE * PANEL];
     for (int64_t i = 0; i < num_turns; i++) {
