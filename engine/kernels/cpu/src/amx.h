@@ -56,6 +56,15 @@ typedef struct {
 #define AMX_DOT_QUADS(c, a, b) ((void)0)
 #endif
 
+/* Where bfloat16 is multiplied, registers 0 to 3 are sums. */
+#define AMX_ZERO_SUMS() \
+    do {                \
+        AMX_ZERO(0);    \
+        AMX_ZERO(1);    \
+        AMX_ZERO(2);    \
+        AMX_ZERO(3);    \
+    } while (0)
+
 /* Ready for products of bfloat16: registers below `num_for_rows` hold tiles of `num_rows` rows, or AMX_ROWS if there are more. */
 INLINE void configure_pairs(int num_for_rows, int64_t num_rows) {
     AmxConfig config = {.palette = 1};

@@ -19,6 +19,15 @@ INLINE int attention_by_amx(const int kv_dtype, const Attention *a) {
     return HAS_AMX && is_scored_in_pairs(kv_dtype, a) && a->k_head_dim % AMX_STEP == 0 && a->v_head_dim % PAIRED_COLUMNS == 0;
 }
 
+/* The sums side by side, in rows `stride` numbers apart. */
+#define STORE_SUMS(out, stride)                                          \
+    do {                                                                 \
+        AMX_STORE(0, (out), (stride) * sizeof(float));                   \
+        AMX_STORE(1, (out) + AMX_ROWS, (stride) * sizeof(float));        \
+        AMX_STORE(2, (out) + 2 * AMX_ROWS, (stride) * sizeof(float));    \
+        AMX_STORE(3, (out) + 3 * AMX_ROWS, (stride) * sizeof(float));    \
+    } while (0)
+
 #define ADD_SCORES(c, pairs, a, next)                \
     do {                                             \
         fetch_rows(BFLOAT16, a, next, FETCHED_ROWS); \
@@ -33,13 +42,10 @@ INLINE int attention_by_amx(const int kv_dtype, const Attention *a) {
  */
 INLINE void score_by_amx(const Attention *a, const uint16_t *q, const float *keys, int64_t num_rows, NextRows *next,
                          float *scores) {
-    const int64_t stride = TILE * sizeof(float), depth = a->k_head_dim;
+    const int64_t depth = a->k_head_dim;
     for (int64_t row = 0; row < num_rows; row += AMX_ROWS) {
         const int64_t begin = tile_begin(row, num_rows);
-        AMX_ZERO(0);
-        AMX_ZERO(1);
-        AMX_ZERO(2);
-        AMX_ZERO(3);
+        AMX_ZERO_SUMS();
         for (int64_t k = 0; k < depth; k += AMX_STEP) {
             const float *pairs = keys + k / 2 * TILE;
             AMX_LOAD(4, q + begin * depth + k, depth * sizeof(uint16_t));
@@ -48,10 +54,7 @@ INLINE void score_by_amx(const Attention *a, const uint16_t *q, const float *key
             ADD_SCORES(2, pairs + 2 * AMX_ROWS, a, next);
             ADD_SCORES(3, pairs + 3 * AMX_ROWS, a, next);
         }
-        AMX_STORE(0, scores + begin * TILE, stride);
-        AMX_STORE(1, scores + begin * TILE + AMX_ROWS, stride);
-        AMX_STORE(2, scores + begin * TILE + 2 * AMX_ROWS, stride);
-        AMX_STORE(3, scores + begin * TILE + 3 * AMX_ROWS, stride);
+        STORE_SUMS(scores + begin * TILE, TILE);
     }
     for (int64_t i = 0; i < num_rows * TILE; i += VL) store(scores + i, load(scores + i) * a->softmax_scale);
 }
@@ -124,10 +127,7 @@ INLINE void split_weights(const float *weights, int64_t num_rows, uint16_t *term
 INLINE void multiply_values(const Attention *a, const uint16_t *terms, const float *pairs, int64_t count, int64_t columns,
                             NextRows *next, float *out) {
     const int64_t row_bytes = NUM_TERMS * TILE * sizeof(uint16_t);
-    AMX_ZERO(0);
-    AMX_ZERO(1);
-    AMX_ZERO(2);
-    AMX_ZERO(3);
+    AMX_ZERO_SUMS();
     for (int64_t j = 0; j < count; j += AMX_STEP) {
         const float *from = pairs + j / 2 * a->v_head_dim;
         AMX_LOAD(4, terms + j, row_bytes);
@@ -139,10 +139,7 @@ INLINE void multiply_values(const Attention *a, const uint16_t *terms, const flo
         ADD_TERMS(2, from + 2 * AMX_ROWS, a, next);
         ADD_TERMS(3, from + 3 * AMX_ROWS, a, next);
     }
-    AMX_STORE(0, out, VALUE_COLUMNS * sizeof(float));
-    AMX_STORE(1, out + AMX_ROWS, VALUE_COLUMNS * sizeof(float));
-    AMX_STORE(2, out + 2 * AMX_ROWS, VALUE_COLUMNS * sizeof(float));
-    AMX_STORE(3, out + 3 * AMX_ROWS, VALUE_COLUMNS * sizeof(float));
+    STORE_SUMS(out, VALUE_COLUMNS);
 }
 
 /* acc [num_rows, v_head_dim] = acc * shrink + the tile's values by their weights. */

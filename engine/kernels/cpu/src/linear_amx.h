@@ -28,10 +28,7 @@ INLINE int linear_by_amx(const int dtype, int64_t depth) {
 INLINE void multiply_panel(const int tiles, const char *const x[2], int64_t row_bytes, const Part *part, const Ahead *ahead,
                            int64_t line, int64_t depth, float *out) {
     const char *w = part->begin + line * part->line_bytes;
-    AMX_ZERO(0);
-    AMX_ZERO(1);
-    AMX_ZERO(2);
-    AMX_ZERO(3);
+    AMX_ZERO_SUMS();
     for (int64_t k = 0; k < depth; k += AMX_STEP) {
         fetch_lines(part, ahead, line + k, AMX_STEP);
         AMX_STREAM(6, w + k * part->line_bytes, PAIRS_BYTES);
