@@ -22,7 +22,7 @@ class ModelSettings(Settings):
     """Number format of weights and activations, and of the KV cache unless `kv_cache_dtype` is set. auto: what the checkpoint was saved in."""
 
     quantization: Quantization = "none"
-    """What weights are rounded to as they are loaded. int8: 8-bit integers, 8.5 bits a weight with their scales; activations are rounded in each product too. On a CPU only."""
+    """What weights are rounded to as they are loaded. int8: 8-bit integers, 8.25 bits a weight with their scales; activations are rounded in each product too. On a CPU only."""
 
     device: Device = "auto"
     """Where the model runs. auto: the GPU where PyTorch sees one, else the CPU."""

@@ -1,14 +1,14 @@
 """Which weights are kept in 8 bits, and what they take then. No torch.
 
-A weight [out, in] becomes integers [out, in rounded up to a multiple of 4] and a scale for every 32 of a row, in bfloat16:
-8.5 bits a number. engine/kernels/int8.py makes them.
+A weight [out, in] becomes integers [out, in rounded up to a multiple of 4] and a scale for every 64 of a row, in bfloat16:
+8.25 bits a number. engine/kernels/int8.py makes them.
 """
 
 import math
 
 from engine.models.spec import DecoderSpec
 
-GROUP_SIZE = 32
+GROUP_SIZE = 64
 """Columns of a weight that share a scale; src/rotate.h has the same number."""
 
 SCALE_BYTES = 2

@@ -1,12 +1,12 @@
 """Weights and activations as 8-bit integers.
 
-Both are cut into groups of 32 columns. A group is turned by a Walsh-Hadamard transform, which spreads an outlier over all
+Both are cut into groups of 64 columns. A group is turned by a Walsh-Hadamard transform, which spreads an outlier over all
 of its numbers (QuaRot: Ashkboos et al. 2024), and rounded to integers with a scale of its own:
 
     scale = largest magnitude in the group / 127      integer = number / scale
 
-Turning weights and activations alike leaves products as they are: the transform is its own inverse, up to a factor of 32
-that the weights are divided by. A last group of fewer than 32 columns is not turned.
+Turning weights and activations alike leaves products as they are: the transform is its own inverse, up to a factor of 64
+that the weights are divided by. A last group of fewer than 64 columns is not turned.
 
 What an activation becomes depends on its own row alone, and nothing needs to be calibrated.
 """
@@ -75,7 +75,7 @@ def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
         x: [num_rows, depth].
 
     Returns:
-        [num_rows, number of groups, 32] float32 whose numbers are integers, the last group filled up with 0, and
+        [num_rows, number of groups, 64] float32 whose numbers are integers, the last group filled up with 0, and
         [num_rows, number of groups] float32.
     """
     groups = turned_groups(x.float())
@@ -92,7 +92,7 @@ def turned_groups(rows: Tensor) -> Tensor:
         rows: [num_rows, depth] float32.
 
     Returns:
-        [num_rows, number of groups, 32], the last group filled up with 0.
+        [num_rows, number of groups, 64], the last group filled up with 0.
     """
     return _turned(_as_groups(rows), rows.shape[-1] // GROUP_SIZE)
 

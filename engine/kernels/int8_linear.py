@@ -61,7 +61,7 @@ def linear_int8(
     sums = torch.zeros(len(x), len(weight), device=x.device)
     for group in range(scale.shape[-1]):
         columns = weight[:, group * GROUP_SIZE : (group + 1) * GROUP_SIZE].float()
-        # Of integers below 2^24, so exact: 32 * 127 * 127 is less.
+        # Of integers below 2^24, so exact: 64 * 127 * 127 is less.
         products = numbers[:, group, : columns.shape[1]] @ columns.t()
         sums += products.mul_(scale[:, group].float() * x_scale[:, group].unsqueeze(-1))
     for term in (bias, residual):

@@ -88,6 +88,6 @@ def test_products(num_rows: int, dtype: torch.dtype, product: Product) -> None:
 @pytest.mark.parametrize("num_rows", [1, 5, 33])
 def test_products_of_8_bit_integers(num_rows: int, dtype: torch.dtype, product: Product) -> None:
     torch.manual_seed(0)
-    x, weight = torch.randn(num_rows, 96).to(dtype), quantize_weight(torch.randn(70, 96))
+    x, weight = torch.randn(num_rows, 160).to(dtype), quantize_weight(torch.randn(70, 160))
     exact, bound = exact_and_bound(x, weight, None, None, dtype)
     assert_within(product("int8", x, *weight), exact, bound)

@@ -11,6 +11,7 @@ from torch import Tensor
 from checkpoints.cache import cache_folder
 from engine.kernels import cpu, reference
 from engine.kernels.int8 import dequantize_rows, quantize_weight, round_rows, turned_groups
+from engine.quantization import GROUP_SIZE
 from tests.engine.kernels.emulation import emulated_amx
 from tests.engine.kernels.rounding import DTYPES, assert_within, output_eps, sum_eps
 
@@ -35,7 +36,7 @@ def exact_and_bound(
     numbers, x_scale = round_rows(x)
     depth = x.shape[1]
     rows = (numbers.double() * x_scale.double().unsqueeze(-1)).flatten(1)[:, :depth]
-    groups = weight[1].double().repeat_interleave(32, -1)[:, :depth]
+    groups = weight[1].double().repeat_interleave(GROUP_SIZE, -1)[:, :depth]
     columns = weight[0].double()[:, :depth] * groups
     extra = [t.double() for t in (bias, residual) if t is not None]
     exact = rows @ columns.t() + sum(extra)
@@ -65,7 +66,7 @@ def check(
 @pytest.mark.parametrize("num_rows", [*range(1, 18), 31, 64, 130, 513])
 def test_every_number_of_rows(num_rows: int, dtype: torch.dtype, native: Native) -> None:
     torch.manual_seed(num_rows)
-    check(native(dtype), (num_rows, 96, 64), dtype, has_bias=False, has_residual=False)
+    check(native(dtype), (num_rows, 96, 2 * GROUP_SIZE), dtype, has_bias=False, has_residual=False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -76,7 +77,7 @@ def test_odd_shapes(dtype: torch.dtype, native: Native) -> None:
     @given(
         num_rows=st.integers(1, 20),
         width=st.integers(1, 300),
-        depth=st.integers(1, 200),
+        depth=st.integers(1, 300),
         has_bias=st.booleans(),
         has_residual=st.booleans(),
     )
@@ -88,13 +89,13 @@ def test_odd_shapes(dtype: torch.dtype, native: Native) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("depth", [4, 31, 32, 96, 100])
+@pytest.mark.parametrize("depth", [4, GROUP_SIZE - 1, GROUP_SIZE, 3 * GROUP_SIZE, 3 * GROUP_SIZE + 4])
 def test_activations_become_the_same_integers(depth: int, dtype: torch.dtype, native: Native) -> None:
     """Rows of a weight that are 1 in one column and 0 elsewhere read what x was rounded to."""
     kernels = native(dtype)
     x = (torch.randn(200, depth) * torch.logspace(-20, 20, 200).unsqueeze(1)).to(dtype)
     x[0], x[1, 0], x[2] = 0, 1e-38, 2.0**-120
-    groups = -(-depth // 32)
+    groups = -(-depth // GROUP_SIZE)
     weight = torch.eye(depth).to(torch.int8), torch.ones(depth, groups, dtype=torch.bfloat16)
     weight = torch.nn.functional.pad(weight[0], (0, -depth % 4)), weight[1]
     numbers, scale = round_rows(x)
@@ -105,12 +106,12 @@ def test_activations_become_the_same_integers(depth: int, dtype: torch.dtype, na
 @pytest.mark.parametrize("num_rows", [2, 18])
 def test_the_extremes_are_summed_exactly(num_rows: int, native: Native) -> None:
     """The largest integers, all of one sign and of both: nothing saturates."""
-    kernels, depth = native(torch.float32), 96
+    kernels, depth = native(torch.float32), 3 * GROUP_SIZE
     weight = torch.full((40, depth), 127, dtype=torch.int8), torch.ones(40, 3, dtype=torch.bfloat16)
     weight[0][1::2] = -127
-    # Turned, a row that is 32 in the first column of a group is 32 in all.
+    # Turned, a row that is 127 in the first column of a group, and 0 elsewhere, is 127 in all.
     x = torch.zeros(num_rows, depth)
-    x[::2, ::32], x[1::2, ::32] = 127.0, -127.0
+    x[::2, ::GROUP_SIZE], x[1::2, ::GROUP_SIZE] = 127.0, -127.0
     product = kernels.linear_int8(x, *packed(kernels, weight, depth))
     signs = torch.tensor([1.0, -1.0])
     assert torch.equal(product, 127.0 * 127 * depth * signs.repeat(num_rows // 2).unsqueeze(1) * signs.repeat(20))
@@ -130,7 +131,7 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype, native: Native)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_wide_product_is_what_is_rounded_else(dtype: torch.dtype, native: Native) -> None:
     kernels = native(dtype)
-    x, weight = torch.randn(9, 96).to(dtype), packed(kernels, quantize_weight(torch.randn(70, 96)), 96)
+    x, weight = torch.randn(9, 192).to(dtype), packed(kernels, quantize_weight(torch.randn(70, 192)), 192)
     wide = kernels.linear_int8(x, *weight, is_wide=True)
     assert wide.dtype is torch.float32
     assert torch.equal(wide.to(dtype), kernels.linear_int8(x, *weight))
@@ -150,7 +151,7 @@ def test_threads_do_not_change_the_result(num_rows: int, dtype: torch.dtype, nat
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("place", [5, 70])
-@pytest.mark.parametrize(("num_rows", "depth"), [(3, 72), (17, 96)])
+@pytest.mark.parametrize(("num_rows", "depth"), [(3, 72), (17, 2 * GROUP_SIZE)])
 def test_what_is_not_finite_shows(num_rows: int, depth: int, bad: float, place: int, native: Native) -> None:
     kernels, weight = native(torch.float32), quantize_weight(torch.randn(40, depth))
     x = torch.randn(num_rows, depth)
@@ -162,7 +163,7 @@ def test_what_is_not_finite_shows(num_rows: int, depth: int, bad: float, place: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("depth", [37, 64, 102])
+@pytest.mark.parametrize("depth", [37, 2 * GROUP_SIZE, 102])
 @pytest.mark.parametrize("width", [1, 15, 16, 33, 100])
 def test_rows_of_a_packed_weight_are_found_again(width: int, depth: int, dtype: torch.dtype, native: Native) -> None:
     kernels, weight = native(dtype), quantize_weight(torch.randn(width, depth))
@@ -175,7 +176,7 @@ def test_rows_of_a_packed_weight_are_found_again(width: int, depth: int, dtype: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("depth", "count"), [(40, 4), (96, 17)])
+@pytest.mark.parametrize(("depth", "count"), [(40, 4), (2 * GROUP_SIZE, 17)])
 def test_every_group_of_rows_goes_with_its_own_weight(
     depth: int, count: int, dtype: torch.dtype, native: Native
 ) -> None:
@@ -190,7 +191,7 @@ def test_every_group_of_rows_goes_with_its_own_weight(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(7, 1), (50, 31), (40, 64), (33, 102), (3, 20, 70)])
+@pytest.mark.parametrize("shape", [(7, 1), (50, 31), (40, 2 * GROUP_SIZE), (33, 102), (3, 20, 70)])
 def test_weights_become_the_same_integers(shape: tuple[int, ...], dtype: torch.dtype, native: Native) -> None:
     weight = (torch.randn(shape) * torch.logspace(-20, 20, shape[-2]).unsqueeze(-1)).to(dtype)
     weight[..., 0, :], weight[..., 1, 0] = 0, 3e38
@@ -200,25 +201,26 @@ def test_weights_become_the_same_integers(shape: tuple[int, ...], dtype: torch.d
 
 
 def test_a_weight_comes_back_within_half_a_step() -> None:
-    weight = torch.randn(50, 70) * torch.logspace(-6, 6, 50).unsqueeze(1)
+    depth, num_whole, half = 2 * GROUP_SIZE + 6, 2, GROUP_SIZE / 2
+    weight = torch.randn(50, depth) * torch.logspace(-6, 6, 50).unsqueeze(1)
     numbers, scale = quantize_weight(weight)
-    assert numbers.shape == (50, 72)
+    assert numbers.shape == (50, depth + 2)
     assert scale.shape == (50, 3)
-    assert not numbers[:, 70:].any()
+    assert not numbers[:, depth:].any()
     assert numbers.abs().amax() <= 127
     turned = turned_groups(weight)
-    turned[:, :2] /= 32
+    turned[:, :num_whole] /= GROUP_SIZE
     steps = scale.float().unsqueeze(-1)
-    integers = torch.nn.functional.pad(numbers.float(), (0, 24)).unflatten(-1, (3, 32))
+    integers = torch.nn.functional.pad(numbers.float(), (0, GROUP_SIZE - 8)).unflatten(-1, (3, GROUP_SIZE))
     assert ((integers * steps - turned).abs() <= steps * 0.5001).all()
-    # Turned back, an error of half a step in each of 32 numbers adds up to 16 steps at most.
-    error = (dequantize_rows(numbers, scale, 70) - weight).abs()
-    assert (error <= 16.01 * scale.float().repeat_interleave(32, -1)[:, :70]).all()
+    # Turned back, an error of half a step in each number of a group adds up to so many half steps at most.
+    error = (dequantize_rows(numbers, scale, depth) - weight).abs()
+    assert (error <= (half + 0.01) * scale.float().repeat_interleave(GROUP_SIZE, -1)[:, :depth]).all()
 
 
 def test_turning_leaves_products_as_they_are() -> None:
-    a, b = torch.randn(6, 96, dtype=torch.float64), torch.randn(7, 96, dtype=torch.float64)
-    turned = turned_groups(a).flatten(1) @ turned_groups(b).flatten(1).t() / 32
+    a, b = torch.randn(6, 192, dtype=torch.float64), torch.randn(7, 192, dtype=torch.float64)
+    turned = turned_groups(a).flatten(1) @ turned_groups(b).flatten(1).t() / GROUP_SIZE
     torch.testing.assert_close(turned, a @ b.t())
 
 
@@ -236,13 +238,13 @@ def test_no_rows(native: Native) -> None:
 
 def test_what_does_not_fit_is_refused(native: Native) -> None:
     kernels = native(torch.float32)
-    x, (weight, scale) = torch.zeros(2, 40), quantize_weight(torch.zeros(4, 40))
-    with pytest.raises(ValueError, match=r"quantized\.weight: expected contiguous torch\.int8 \[4, 40\]"):
-        kernels.linear_int8(x, quantize_weight(torch.zeros(4, 44))[0], scale)
+    x, (weight, scale) = torch.zeros(2, 100), quantize_weight(torch.zeros(4, 100))
+    with pytest.raises(ValueError, match=r"quantized\.weight: expected contiguous torch\.int8 \[4, 100\]"):
+        kernels.linear_int8(x, quantize_weight(torch.zeros(4, 104))[0], scale)
     with pytest.raises(ValueError, match=r"quantized\.weight"):
         kernels.linear_int8(x, weight.float(), scale)
     with pytest.raises(ValueError, match=r"quantized\.weight"):
-        kernels.linear_int8(x, torch.zeros(40, 4, dtype=torch.int8).t(), scale)
+        kernels.linear_int8(x, torch.zeros(100, 4, dtype=torch.int8).t(), scale)
     with pytest.raises(ValueError, match=r"quantized\.scale: expected contiguous torch\.bfloat16 \[4, 2\]"):
         kernels.linear_int8(x, weight, scale.float())
     with pytest.raises(ValueError, match=r"quantized\.scale"):
@@ -254,10 +256,10 @@ def test_what_does_not_fit_is_refused(native: Native) -> None:
     with pytest.raises(ValueError, match="residual"):
         kernels.linear_int8(x, weight, scale, None, torch.zeros(4, 2))
     with pytest.raises(ValueError, match="weight: expected"):
-        kernels.quantize_weight(torch.zeros(4, 40).bfloat16())
+        kernels.quantize_weight(torch.zeros(4, 100).bfloat16())
     with pytest.raises(ValueError, match="weight: expected"):
-        kernels.quantize_weight(torch.zeros(40, 4).t())
+        kernels.quantize_weight(torch.zeros(100, 4).t())
     with pytest.raises(ValueError, match="dtype: expected"):
-        kernels.gather_rows_int8(weight, scale, torch.tensor([0]), 40, torch.float16)
+        kernels.gather_rows_int8(weight, scale, torch.tensor([0]), 100, torch.float16)
     with pytest.raises(ValueError, match=r"quantized\.weight"):
-        kernels.pack_int8(weight, scale, 36)
+        kernels.pack_int8(weight, scale, 96)

@@ -35,8 +35,6 @@ INLINE Ahead ahead_of(const Part *part, int64_t tile, int64_t num_tiles) {
 
 INLINE void fetch(const char *from, int64_t pace, int64_t line) { __builtin_prefetch(from + line * pace, 0, 2); }
 
-#define CACHE_LINE 64
-
 /* As fetch, of `count` lines from `line` on, for a part of one panel. Where tiles share what is fetched, several lines would fetch the
  * same line of the cache: only one does. */
 INLINE void fetch_lines(const Part *part, const Ahead *ahead, int64_t line, int64_t count) {

@@ -65,8 +65,8 @@ typedef struct {
         AMX_ZERO(3);    \
     } while (0)
 
-/* Ready for products of bfloat16: registers below `num_for_rows` hold tiles of `num_rows` rows, or AMX_ROWS if there are more. */
-INLINE void configure_pairs(int num_for_rows, int64_t num_rows) {
+/* Ready for products: registers below `num_for_rows` hold tiles of `num_rows` rows, or AMX_ROWS if there are more. */
+INLINE void configure_tiles(int num_for_rows, int64_t num_rows) {
     AmxConfig config = {.palette = 1};
     for (int t = 0; t < 8; t++) {
         config.row_bytes[t] = AMX_BYTES;

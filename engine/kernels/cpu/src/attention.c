@@ -23,9 +23,12 @@ typedef struct {
 
 /* ---- one split of one run ---- */
 
+INLINE int64_t terms_size(const Attention *a) {
+    return attention_by_amx(a->kv_dtype, a) ? most_rows(a) * NUM_TERMS * TILE / 2 : 0;
+}
+
 INLINE int64_t scratch_size(const Attention *a) {
-    const int64_t of_row = padded_k(a) + TILE + 1 + (attention_by_amx(a->kv_dtype, a) ? NUM_TERMS * TILE / 2 : 0);
-    return most_rows(a) * of_row + TILE * (padded_v(a) + a->k_head_dim + 2);
+    return most_rows(a) * (padded_k(a) + TILE + 1) + terms_size(a) + TILE * (padded_v(a) + a->k_head_dim + 2);
 }
 
 /* What attend_span works with. Where scores are products of pairs, queries and keys are bfloat16 as they were: q [rows,
@@ -36,8 +39,8 @@ typedef struct {
     float *v;                   /* [TILE, padded_v] in the order of read_value; by AMX as pair_values makes them */
     float *transposed;          /* [k_head_dim, TILE] */
     float *k_scales, *v_scales; /* [TILE] */
-    float *shrink;              /* [rows], by how much a tile makes the sums before it smaller */
     uint16_t *terms;            /* as split_weights makes them */
+    float *shrink;              /* [rows], by how much a tile makes the sums before it smaller */
 } Scratch;
 
 INLINE Scratch lay_out(float *memory, const Attention *a) {
@@ -47,8 +50,8 @@ INLINE Scratch lay_out(float *memory, const Attention *a) {
     s.transposed = s.v + TILE * padded_v(a);
     s.k_scales = s.transposed + TILE * a->k_head_dim;
     s.v_scales = s.k_scales + TILE;
-    s.shrink = s.v_scales + TILE;
-    s.terms = (uint16_t *)(s.shrink + most_rows(a));
+    s.terms = (uint16_t *)(s.v_scales + TILE);
+    s.shrink = s.v_scales + TILE + terms_size(a);
     return s;
 }
 
@@ -199,7 +202,7 @@ INLINE void attend_span(const int kv_dtype, const Attention *a, Span span, Span 
         out.sum[row] = 0;
     }
     memset(out.acc, 0, sizeof(float) * (size_t)(num_rows * padded_v(a)));
-    if (attention_by_amx(kv_dtype, a)) configure_pairs(ATTENTION_ROW_REGISTERS, rows_of_head(a, run));
+    if (attention_by_amx(kv_dtype, a)) configure_tiles(ATTENTION_ROW_REGISTERS, rows_of_head(a, run));
     Tile tile, next;
     find_tile(a, span, &next);
     for (int64_t first = span.start; first < span.stop; first += TILE) {
@@ -307,7 +310,7 @@ static void run_whole(void *context, int64_t i) {
     Plan *plan = context;
     const Attention *a = plan->args;
     const Run *run = &plan->runs[i];
-    float *memory = malloc(sizeof(float) * (size_t)(scratch_size(a) + 2 * plan->partial_size));
+    float *memory = make_lines(sizeof(float) * (size_t)(scratch_size(a) + 2 * plan->partial_size));
     if (!memory) {
         __atomic_store_n(&plan->failed, 1, __ATOMIC_RELAXED);
         return;
@@ -326,7 +329,7 @@ static void run_whole(void *context, int64_t i) {
 static void run_split(void *context, int64_t i) {
     Plan *plan = context;
     const Attention *a = plan->args;
-    float *scratch = malloc(sizeof(float) * (size_t)scratch_size(a));
+    float *scratch = make_lines(sizeof(float) * (size_t)scratch_size(a));
     if (!scratch) {
         __atomic_store_n(&plan->failed, 1, __ATOMIC_RELAXED);
         return;
@@ -388,7 +391,7 @@ static int lengths_fit(const Attention *a) {
 
 /* All splits on their own, then merged. */
 static void run_splits(Plan *plan) {
-    plan->partials = malloc(sizeof(float) * (size_t)(plan->num_splits * plan->partial_size));
+    plan->partials = make_lines(sizeof(float) * (size_t)(plan->num_splits * plan->partial_size));
     plan->failed = !plan->partials;
     if (!plan->failed) run_tasks(run_split, plan, plan->num_splits, plan->args->num_threads);
     if (!plan->failed) run_tasks(merge_run, plan, plan->num_runs, plan->args->num_threads);
@@ -399,7 +402,7 @@ static void run_splits(Plan *plan) {
 EXPORT int hc_paged_attention(const Attention *a) {
     if (!lengths_fit(a)) return -2;
     int64_t most = a->num_tokens / tokens_per_run(a) + a->num_seqs;
-    Plan plan = {.args = a, .partial_size = most_rows(a) * (2 + padded_v(a))};
+    Plan plan = {.args = a, .partial_size = round_up(most_rows(a) * (2 + padded_v(a)), CACHE_LINE / sizeof(float))};
     plan.runs = malloc(sizeof(Run) * (size_t)(most * a->num_kv_heads));
     if (!plan.runs) return -1;
     list_runs(&plan, 1);

@@ -146,7 +146,7 @@ INLINE void multiply_values(const Attention *a, const uint16_t *terms, const flo
 INLINE void add_by_amx(const Attention *a, const uint16_t *terms, const float *pairs, int64_t count, int64_t num_rows,
                        const float *shrink, NextRows *next, float *acc) {
     const int64_t width = a->v_head_dim;
-    float sums[AMX_ROWS * VALUE_COLUMNS];
+    ON_LINE float sums[AMX_ROWS * VALUE_COLUMNS];
     for (int64_t row = 0; row < num_rows; row += AMX_ROWS) {
         const int64_t begin = tile_begin(row, num_rows);
         for (int64_t column = 0; column < width; column += VALUE_COLUMNS) {

@@ -57,7 +57,8 @@ INLINE int64_t num_rows_of(const Attention *a, const Run *run) { return run->num
 
 INLINE Partial partial_at(float *memory, const Attention *a) {
     int64_t rows = most_rows(a);
-    return (Partial){memory, memory + rows, memory + 2 * rows};
+    float *max = memory + rows * padded_v(a);
+    return (Partial){max, max + rows, memory};
 }
 
 /* The same without its first `row` rows. */

@@ -80,6 +80,12 @@ INLINE void *at_mut(void *base, int64_t idx, int dtype) { return (char *)base + 
 
 INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
+#define CACHE_LINE 64 /* bytes; a vector that lies across two lines takes two accesses */
+#define ON_LINE __attribute__((aligned(CACHE_LINE)))
+
+/* Scratch memory that begins on a line, to be freed; NULL where there is none. */
+INLINE void *make_lines(size_t bytes) { return aligned_alloc(CACHE_LINE, bytes / CACHE_LINE * CACHE_LINE + CACHE_LINE); }
+
 INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }

@@ -176,7 +176,7 @@ INLINE void all_rows(const int dtype, const Job *job, const Part *part, int64_t 
         multiply_part(job->x, job->num_rows, job->depth, part, &job->end, start, count);
         return;
     }
-    float sums[TILE_ROWS * TILE_PANELS * PANEL];
+    ON_LINE float sums[TILE_ROWS * TILE_PANELS * PANEL];
     const int64_t num_tiles = num_row_tiles(job->num_rows, TILE_ROWS);
     for (int64_t i = 0; i < num_tiles; i++) {
         const RowTile tile = row_tile(i, job->num_rows, num_tiles);
@@ -223,7 +223,7 @@ INLINE void multiply_share(const int dtype, const Job *job, int64_t i) {
 
 INLINE void block(const int dtype, Job *job, int64_t i) {
     const int by_amx = linear_by_amx(dtype, job->depth);
-    if (by_amx) configure_pairs(LINEAR_ROW_REGISTERS, job->num_rows);
+    if (by_amx) configure_tiles(LINEAR_ROW_REGISTERS, job->num_rows);
     if (i < job->num_shares)
         multiply_share(dtype, job, i);
     else
@@ -263,7 +263,7 @@ EXPORT int hc_linear(int dtype, int y_dtype, const void *x, const void *weight, 
                      void *y, int64_t num_rows, int64_t width, int64_t depth, int num_threads) {
     float *wide = NULL;
     if (X_DTYPE(dtype) != dtype) {
-        wide = malloc(sizeof(float) * (size_t)(min64(num_rows, CHUNK) * depth) + 64);
+        wide = make_lines(sizeof(float) * (size_t)(min64(num_rows, CHUNK) * depth));
         if (!wide) return -1;
     }
     int failed = 0;

@@ -53,7 +53,7 @@ INLINE void multiply_panel(const int tiles, const char *const x[2], int64_t row_
 INLINE void multiply_part(const void *x, int64_t num_rows, int64_t depth, const Part *part, const Epilogue *end,
                           int64_t start, int64_t count) {
     const int64_t row_bytes = depth * size_of(BFLOAT16), num_turns = num_row_tiles(num_rows, ROWS_AT_ONCE);
-    float sums[ROWS_AT_ONCE * PANEL];
+    ON_LINE float sums[ROWS_AT_ONCE * PANEL];
     for (int64_t i = 0; i < num_turns; i++) {
         const int64_t first = i * ROWS_AT_ONCE, last = min64(num_rows, first + ROWS_AT_ONCE);
         const int64_t begin[2] = {tile_begin(first, num_rows), tile_begin(first + AMX_ROWS, num_rows)};

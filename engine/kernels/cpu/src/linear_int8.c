@@ -147,7 +147,7 @@ INLINE void all_rows(const int dtype, const Job *job, Weight w, Weight next, int
         multiply_panels(dtype, x, w, next, &job->end, start, count);
         return;
     }
-    float sums[TILE_ROWS * TILE_PANELS * PANEL];
+    ON_LINE float sums[TILE_ROWS * TILE_PANELS * PANEL];
     const Part part = {(const char *)w.numbers, (const char *)next.numbers, panels, x->cut.num_quads * LINE, LINE,
                        GROUP_QUADS * LINE};
     for (int64_t i = 0; i < x->num_tiles; i++) {
@@ -189,7 +189,7 @@ INLINE void multiply_share(const int dtype, const Job *job, int64_t i) {
 
 INLINE void block(const int dtype, Job *job, int64_t i) {
     const int by_amx = int8_by_amx(job->x.cut, job->x.num_rows);
-    if (by_amx) configure_quads();
+    if (by_amx) configure_tiles(0, AMX_ROWS);
     if (i < job->num_shares)
         multiply_share(dtype, job, i);
     else

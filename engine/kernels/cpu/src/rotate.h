@@ -4,7 +4,7 @@
 
 #include "common.h"
 
-#define GROUP 32 /* engine/quantization.py: GROUP_SIZE */
+#define GROUP 64 /* engine/quantization.py: GROUP_SIZE */
 #define GROUP_VECTORS (GROUP / VL)
 
 /* Lane i gets x[i ^ h]. */

@@ -27,7 +27,7 @@ INLINE int32_t round_group(const float numbers[GROUP], float inverse, Quad quads
 INLINE void round_groups(const int dtype, const Rounding *r, RowTile tile, int64_t row, int64_t first, int64_t last) {
     const Rounded *out = &r->rounded;
     const int64_t depth = out->cut.depth, begin = (tile.first + row) * depth;
-    float numbers[ROUND_GROUPS][GROUP], largest[ROUND_GROUPS] = {0}, scale[ROUND_GROUPS], inverse[ROUND_GROUPS];
+    ON_LINE float numbers[ROUND_GROUPS][GROUP], largest[ROUND_GROUPS] = {0}, scale[ROUND_GROUPS], inverse[ROUND_GROUPS];
     for (int64_t group = first; group < last; group++) {
         vf vectors[GROUP_VECTORS];
         load_group(dtype, r->x, begin + group * GROUP, min64(GROUP, depth - group * GROUP), 1, vectors);
@@ -75,7 +75,7 @@ Rounded make_room(int64_t num_rows, int64_t depth) {
     Rounded room = {.num_rows = num_rows, .cut = cut_of(depth)};
     /* Products by AMX read AMX_ROWS places of quads and scales, whatever a tile has; of what they find there, nothing is used. */
     size_t places = (size_t)(num_rows * room.cut.num_groups + AMX_ROWS);
-    room.quads = malloc(places * (GROUP_QUADS * sizeof(Quad) + sizeof(float) + sizeof(int32_t)) + 1);
+    room.quads = make_lines(places * (GROUP_QUADS * sizeof(Quad) + sizeof(float) + sizeof(int32_t)));
     room.scale = (float *)(room.quads + places * GROUP_QUADS);
     room.start = (int32_t *)(room.scale + places);
     return room;
