@@ -1,6 +1,7 @@
 """linear against the exact product: as this CPU does it, with pairs of columns as AVX512-BF16 does, and by tiles as AMX does."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -181,6 +182,32 @@ def test_a_fork_has_helpers_of_its_own(native: Native) -> None:
             os._exit(0 if torch.equal(kernels.linear(x, weight), expected) else 1)
         assert os.waitpid(child, 0)[1] == 0
         kernels.linear(x, weight)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_has_no_job_of_another_thread(native: Native) -> None:
+    """The outputs are small: PyTorch's OpenMP, which fills larger ones in these tests, does not survive such a fork."""
+    native(torch.float32)
+    kernels = cpu.CpuKernels(torch.float32, num_threads=2)
+    x, weight = torch.randn(40, 64), packed(kernels, torch.randn(600, 64))
+    expected = kernels.linear(x, weight)
+    has_ended = threading.Event()
+
+    def multiply() -> None:
+        while not has_ended.is_set():
+            kernels.linear(x, weight)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(multiply)
+        try:
+            for _ in range(20):
+                child = os.fork()
+                if child == 0:
+                    os._exit(0 if torch.equal(kernels.linear(x, weight), expected) else 1)
+                assert os.waitpid(child, 0)[1] == 0
+        finally:
+            has_ended.set()
 
 
 def test_bfloat16_rounds_to_nearest_even_and_keeps_nan_and_infinity(native: Native) -> None:
