@@ -60,14 +60,18 @@ def linear_int8(
     numbers, x_scale = round_rows(x)
     sums = torch.zeros(len(x), len(weight), device=x.device)
     for group in range(scale.shape[-1]):
-        columns = weight[:, group * GROUP_SIZE : (group + 1) * GROUP_SIZE].float()
-        # Of integers below 2^24, so exact: 64 * 127 * 127 is less.
-        products = numbers[:, group, : columns.shape[1]] @ columns.t()
-        sums += products.mul_(scale[:, group].float() * x_scale[:, group].unsqueeze(-1))
+        columns = weight[:, group * GROUP_SIZE : (group + 1) * GROUP_SIZE]
+        sums += _group_products(numbers[:, group], x_scale[:, group], columns, scale[:, group])
     for term in (bias, residual):
         if term is not None:
             sums += term.float()
     return sums.to(torch.promote_types(x.dtype, torch.float32) if is_wide else x.dtype)
+
+
+def _group_products(numbers: Tensor, x_scale: Tensor, columns: Tensor, scale: Tensor) -> Tensor:
+    """What a group of columns adds. The products are sums of integers below 2^24, so exact: 64 * 127 * 127 is less."""
+    products = numbers[:, : columns.shape[1]] @ columns.float().t()
+    return products.mul_(scale.float() * x_scale.unsqueeze(-1))
 
 
 def grouped_linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, counts: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from engine.models.spec import DecoderSpec
 from engine.request import MAX_LOGPROB_ROWS
 from engine.workspace.attention import INDEX_BYTES
+from engine.workspace.layers import widened_group_bytes
 from engine.workspace.method import Method
 from engine.workspace.step_size import StepSize
 
@@ -27,7 +28,9 @@ def prompt_logprobs_bytes(spec: DecoderSpec, size: StepSize, method: Method) -> 
     num_rows = min(MAX_LOGPROB_ROWS, max(size.chunks))
     num_logits = num_rows * spec.vocab_size
     made = method.dtype_bytes + method.wide_bytes if method.dtype_bytes < method.wide_bytes else method.dtype_bytes
-    if method.is_int8 and not method.is_native:
-        made = max(made, 3 * 4)  # a product's sums, and two more of their size, in float32
     capped = (3 if spec.head.softcap is not None else 1) * method.wide_bytes
-    return num_logits * max(made, capped, 2 * method.wide_bytes)
+    most = num_logits * max(made, capped, 2 * method.wide_bytes)
+    if method.is_int8 and not method.is_native:
+        # A product's sums, and two more of their size, in float32.
+        return max(most, num_logits * 3 * 4 + widened_group_bytes(spec.vocab_size))
+    return most

@@ -1,7 +1,7 @@
 """Memory of one layer: what is alive at the same time while it runs."""
 
 from engine.models.spec import DecoderSpec, LayerSpec, MLPSpec, MoESpec, NormKind
-from engine.quantization import num_groups, stored_depth
+from engine.quantization import GROUP_SIZE, num_groups, stored_depth
 from engine.workspace.attention import INDEX_BYTES, attention_bytes
 from engine.workspace.method import Method
 from engine.workspace.step_size import StepSize
@@ -42,7 +42,12 @@ def _int8_product_bytes(num_rows: int, depth: int, width: int, method: Method) -
     if method.is_native:
         return min(num_rows, WIDENED_ROWS) * (stored_depth(depth) + 8 * num_groups(depth))
     rounding, integers, sums = 16 * num_rows * depth, 4 * num_rows * depth, 4 * num_rows * width
-    return max(rounding, integers + 3 * sums - num_rows * width * method.dtype_bytes)
+    return max(rounding, integers + 3 * sums + widened_group_bytes(width) - num_rows * width * method.dtype_bytes)
+
+
+def widened_group_bytes(width: int) -> int:
+    """A group of columns of an 8-bit weight in float32, as linear_int8 of the reference multiplies it."""
+    return 4 * width * GROUP_SIZE
 
 
 def layer_bytes(spec: DecoderSpec, layer: LayerSpec, size: StepSize, method: Method) -> int:

@@ -201,6 +201,6 @@ def test_8_bit_weights_are_counted_and_refused_on_a_gpu(folder: Path, capsys: py
     assert main(["plan", str(folder), "--json", "--memory", "1GiB", "--quantization", "int8"]) == 0
     # 8 bits and a share of a scale for each weight; 61 norms of 576 numbers in bfloat16.
     num_weights = 134_515_008 - 61 * 576
-    assert json.loads(capsys.readouterr().out)["weights_bytes"] == num_weights + num_weights // 32 * 2 + 61 * 576 * 2
+    assert json.loads(capsys.readouterr().out)["weights_bytes"] == num_weights + num_weights // 64 * 2 + 61 * 576 * 2
     assert main(["plan", str(folder), "--quantization", "int8", "--device", "cuda"]) == 1
     assert "--quantization int8 runs on a CPU only, got --device cuda" in capsys.readouterr().err
