@@ -168,6 +168,13 @@ def test_callers_on_several_threads_get_their_own_results(native: Native) -> Non
         assert all(pool.map(repeat, range(len(inputs))))
 
 
+def is_same_in_a_fork(kernels: cpu.CpuKernels, x: Tensor, weight: Tensor, expected: Tensor) -> bool:
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(kernels.linear(x, weight), expected) else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_has_helpers_of_its_own(native: Native) -> None:
@@ -177,10 +184,7 @@ def test_a_fork_has_helpers_of_its_own(native: Native) -> None:
     expected = kernels.linear(x, weight)
     for _ in range(20):
         time.sleep(0.001)  # the helper falls asleep, and the fork has the bell it waits for
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if torch.equal(kernels.linear(x, weight), expected) else 1)
-        assert os.waitpid(child, 0)[1] == 0
+        assert is_same_in_a_fork(kernels, x, weight, expected)
         kernels.linear(x, weight)
 
 
@@ -202,10 +206,7 @@ def test_a_fork_has_no_job_of_another_thread(native: Native) -> None:
         pool.submit(multiply)
         try:
             for _ in range(20):
-                child = os.fork()
-                if child == 0:
-                    os._exit(0 if torch.equal(kernels.linear(x, weight), expected) else 1)
-                assert os.waitpid(child, 0)[1] == 0
+                assert is_same_in_a_fork(kernels, x, weight, expected)
         finally:
             has_ended.set()
 

@@ -23,6 +23,7 @@ typedef struct {
 
 /* ---- one split of one run ---- */
 
+/* Floats that the terms take the place of. */
 INLINE int64_t terms_size(const Attention *a) {
     return attention_by_amx(a->kv_dtype, a) ? most_rows(a) * NUM_TERMS * TILE / 2 : 0;
 }
